@@ -1,0 +1,49 @@
+"""FBNetV2 in PyTorch: differentiable search over block types, channels, expansion and input resolution, and a model zoo."""
+
+from typing import Any
+
+from .arch import ArchDef, ArchError, BlockDef, SearchSpace
+from .blocks import BLOCKS
+from .build import Network, build_model, build_supernet
+from .choice import Choice
+from .counting import count
+from .shapes import Cost, subsample
+from .supernet import Supernet, inherit_weights
+from .timm_hook import register_with_timm
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BLOCKS",
+    "ArchDef",
+    "ArchError",
+    "BlockDef",
+    "Choice",
+    "Cost",
+    "Network",
+    "SearchSpace",
+    "Supernet",
+    "build_model",
+    "build_supernet",
+    "count",
+    "fbnet_builder",
+    "get_arch",
+    "get_card",
+    "inherit_weights",
+    "list_models",
+    "subsample",
+]
+
+_ZOO = ("fbnet_builder", "get_arch", "get_card", "list_models")
+
+
+def __getattr__(name: str) -> Any:
+    # The zoo reads its cards when it is first used, not when the library is imported.
+    if name in _ZOO:
+        from . import model_zoo
+
+        return getattr(model_zoo, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+register_with_timm()

@@ -1,0 +1,141 @@
+"""`ArchDef`: one concrete network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from ..files import FileError, atomic_write
+from ..shapes import Cost
+from .parse import ArchError, Layer, has_hidden, map_sizes, parse_table, read_table
+
+
+@dataclass(frozen=True)
+class BlockDef:
+    """One block: its registered name, output channels, stride and options."""
+
+    name: str
+    channels: int
+    stride: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.channels, self.stride, tuple(sorted(self.options.items()))))
+
+
+@dataclass(frozen=True)
+class ArchDef:
+    """A concrete network without its classifier; valid once it exists.
+
+    Args:
+        input_size: side of the images, in pixels.
+        stages: blocks by stage, repeats written out.
+        name: what to call it; two archs that differ in it alone are equal.
+
+    Raises:
+        ArchError: says which stage, block and key, and the remedy.
+    """
+
+    input_size: int
+    stages: tuple[tuple[BlockDef, ...], ...]
+    name: str = field(default="", compare=False)
+    layers: tuple[Layer, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        table = parse_table(self.to_dict(), self.name or "arch")
+        object.__setattr__(self, "layers", _single(table.layers, table.input_sizes, self.name or "arch"))
+
+    @classmethod
+    def parse(cls, obj: Any, source: str = "arch") -> ArchDef:
+        """An arch from a mapping, as in a file; `source` names it in errors."""
+        table = parse_table(obj, source)
+        return arch_of(_single(table.layers, table.input_sizes, source), table.input_sizes[0], table.name)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> ArchDef:
+        """Reads an arch file. Raises ArchError."""
+        return cls.parse(read_table(path), str(path))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a file that `load` reads back as an equal arch. Raises ArchError if it cannot be written."""
+        save_table(path, self.to_dict(), self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain mapping that `parse` takes."""
+        rows = [[[b.name, b.channels, b.stride, 1, dict(b.options)] for b in stage] for stage in self.stages]
+        return {"name": self.name, "input_size": self.input_size, "stages": rows}
+
+    def cost(self, num_classes: int = 1000, in_channels: int = 3) -> Cost:
+        """Exact MACs and parameters, classifier included, in closed form: what `mobile_cv_nas.count` measures."""
+        sizes = map_sizes(self.layers, self.input_size)
+        total, c_in = Cost(0, 0), in_channels
+        for layer, size in zip(self.layers, sizes):
+            total += layer.cost(layer.names[0], c_in, layer.channels[0], layer.hidden[0], size)
+            c_in = layer.channels[0]
+        return total + classifier_cost(c_in, num_classes, sizes[-1] ** 2)
+
+
+def classifier_cost(channels: Any, num_classes: int, area: Any) -> Cost:
+    """The global pool and the linear layer: of ints, or of expectations."""
+    return Cost(channels * area + channels * num_classes, channels * num_classes + num_classes)
+
+
+def arch_of(layers: Sequence[Layer], input_size: int, name: str) -> ArchDef:
+    """The arch whose layers have one value each."""
+    stages: list[list[BlockDef]] = []
+    for layer in layers:
+        options = dict(layer.options)
+        if layer.absolute and has_hidden(layer.names[0]):
+            options["hidden"] = layer.hidden[0]
+        stages += [[] for _ in range(layer.stage + 1 - len(stages))]
+        stages[layer.stage].append(BlockDef(layer.names[0], layer.channels[0], layer.stride, options))
+    return ArchDef(int(input_size), tuple(tuple(stage) for stage in stages), name)
+
+
+def _single(layers: tuple[Layer, ...], sizes: Sequence[int], source: str) -> tuple[Layer, ...]:
+    for layer in layers:
+        for what, options in (("name", layer.names), ("channels", layer.channels), ("hidden", layer.hidden)):
+            if len(options) > 1:
+                where = f"{source}: stage {layer.stage}, block {layer.block}: key {what}"
+                raise ArchError(f"{where}: an arch has one value where this has {len(options)} options; load it as a SearchSpace")
+    if len(sizes) > 1:
+        raise ArchError(f"{source}: key input_size: an arch has one value where this has {len(sizes)}; load it as a SearchSpace")
+    return layers
+
+
+def save_table(path: str | os.PathLike, obj: Mapping[str, Any], layers: Sequence[Layer]) -> None:
+    """Writes an arch or a space: one block a line, equal repeats in one row, the largest map's side beside each stage."""
+    top = obj["input_size"]
+    sizes = map_sizes(layers, top if isinstance(top, int) else max(top["any"]) if isinstance(top, Mapping) else top[1])
+    lines = [f"name: {_flow(obj['name'])}"] if obj.get("name") else []
+    lines += [f"input_size: {_flow(top)}", "stages:"]
+    index = 0
+    for rows in obj["stages"]:
+        lines.append(f"  - # {sizes[index]}x{sizes[index]} to {sizes[index + len(rows)]}x{sizes[index + len(rows)]}")
+        index += len(rows)
+        for row in _merge(rows):
+            lines.append(f"    - {_flow(row if row[4] else row[:4])}")
+    try:
+        atomic_write(path, "\n".join(lines) + "\n")
+    except FileError as error:
+        raise ArchError(str(error)) from None
+
+
+def _merge(rows: Sequence[list[Any]]) -> list[list[Any]]:
+    merged: list[list[Any]] = []
+    for row in rows:
+        last = merged[-1] if merged else None
+        if last and row[2] == 1 and [row[0], row[1], row[4]] == [last[0], last[1], last[4]]:
+            last[3] += 1
+        else:
+            merged.append(list(row))
+    return merged
+
+
+def _flow(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -1,0 +1,227 @@
+"""`SearchSpace`: a table in which fields may be choices."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..choice import Choice
+from ..shapes import Cost
+from .definition import ArchDef, arch_of, classifier_cost, save_table
+from .parse import ArchError, Layer, has_hidden, map_sizes, parse_table, read_table
+
+Picks = dict[str, int]
+"""For each choice of a space, by name, the index of one option."""
+
+
+class SearchSpace:
+    """A set of archs: a table of blocks whose names, channels, expansions and input size may be choices.
+
+    Attributes:
+        name: of the space; its archs get it.
+        input_sizes: ascending.
+        layers: one a block, repeats written out.
+        choices: every choice that has more than one option, in a fixed order: `input_size`, then for each layer
+            `s0b1.block`, `s0b1.channels`, `s0b1.hidden`.
+    """
+
+    def __init__(self, name: str, input_sizes: Sequence[int], layers: Sequence[Layer]):
+        self.name, self.input_sizes, self.layers = name, tuple(input_sizes), tuple(layers)
+        found = [Choice("input_size", self.input_sizes)]
+        for layer in self.layers:
+            found += [
+                Choice(f"{layer.key}.block", layer.names),
+                Choice(f"{layer.key}.channels", layer.channels),
+                Choice(f"{layer.key}.hidden", layer.hidden),
+            ]
+        self.choices = tuple(choice for choice in found if len(choice.options) > 1)
+
+    @classmethod
+    def parse(cls, obj: Any, source: str = "space") -> SearchSpace:
+        """A space from a mapping, as in a file; `source` names it in errors. Raises ArchError."""
+        table = parse_table(obj, source)
+        return cls(table.name, table.input_sizes, table.layers)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> SearchSpace:
+        """Reads a space file (or an arch file: a space with one member). Raises ArchError."""
+        return cls.parse(read_table(path), str(path))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a file that `load` reads back as an equal space. Raises ArchError if it cannot be written."""
+        save_table(path, self.to_dict(), self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain mapping that `parse` takes, repeats written out and hidden widths absolute."""
+        stages: list[list[Any]] = [[] for _ in range(self.layers[-1].stage + 1)]
+        for layer in self.layers:
+            options = dict(layer.options)
+            if layer.absolute and all(has_hidden(name) for name in layer.candidates):
+                options["hidden"] = _field(layer.hidden)
+            names = layer.names[0] if len(layer.names) == 1 else list(layer.names)
+            stages[layer.stage].append([names, _field(layer.channels), layer.stride, 1, options])
+        return {"name": self.name, "input_size": _field(self.input_sizes), "stages": stages}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SearchSpace) and (self.input_sizes, self.layers) == (other.input_sizes, other.layers)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"SearchSpace({self.name!r}, {len(self.layers)} layers, {len(self.choices)} choices)"
+
+    @property
+    def max_input_size(self) -> int:
+        """Side of the images that a supernet takes."""
+        return self.input_sizes[-1]
+
+    def size(self) -> int:
+        """Number of distinct tables: n blocks, f widths and h hidden widths are n * f * h, and one more for a skip."""
+        layers = (len(x.candidates) * len(x.channels) * len(x.hidden) + (x.skip is not None) for x in self.layers)
+        return math.prod(layers) * len(self.input_sizes)
+
+    # -- members -----------------------------------------------------------------------------------------------------------------
+
+    def decode(self, picks: Mapping[str, int]) -> ArchDef:
+        """The arch at one option of every choice; a skipped layer writes the width that reaches it."""
+        layers: list[Layer] = []
+        width: tuple[int, ...] = self.layers[0].c_in
+        for layer in self.layers:
+            name = layer.names[picks.get(f"{layer.key}.block", 0)]
+            if layer.skip is not None and name == "skip":
+                one = replace(layer, names=(name,), channels=width, c_in=width, hidden=(0,), expand=False, absolute=False, options={})
+            else:
+                channels = layer.channels[picks.get(f"{layer.key}.channels", 0)]
+                hidden = layer.hidden[picks.get(f"{layer.key}.hidden", 0)]
+                one = replace(layer, names=(name,), channels=(channels,), c_in=width, hidden=(hidden,))
+            layers.append(one)
+            width = one.channels
+        return arch_of(layers, self.input_sizes[picks.get("input_size", 0)], self.name)
+
+    def encode(self, arch: ArchDef) -> Picks:
+        """The inverse of `decode`; at a skip the first widths. Raises ArchError, naming what is not in the space."""
+        picks, wrong = self._match(arch)
+        if wrong:
+            raise ArchError(f"{arch.name or 'arch'} is not in the space {self.name or ''}: " + "; ".join(wrong[:3]))
+        return picks
+
+    def contains(self, arch: ArchDef) -> bool:
+        """Whether the network that `arch` builds is a member (initial values, such as zero_gamma, aside)."""
+        return not self._match(arch)[1]
+
+    def explain(self, arch: ArchDef) -> list[str]:
+        """What keeps an arch out of the space, a line a field; empty for a member."""
+        return self._match(arch)[1]
+
+    def _match(self, arch: ArchDef) -> tuple[Picks, list[str]]:
+        picks: Picks = {choice.name: 0 for choice in self.choices}
+        wrong: list[str] = []
+
+        def take(name: str, options: Sequence[Any], value: Any, where: str) -> None:
+            if value not in options:
+                listed = ", ".join(map(str, options[:12])) + (", ..." if len(options) > 12 else "")
+                wrong.append(f"{where} {value} is not one of {listed}")
+            elif name in picks:
+                picks[name] = options.index(value)
+
+        take("input_size", self.input_sizes, arch.input_size, "input_size")
+        mine, theirs = ([(x.stage, x.block) for x in t.layers] for t in (self, arch))
+        if mine != theirs:
+            shapes = ([sum(s == stage for s, _ in places) for stage in range(places[-1][0] + 1)] for places in (mine, theirs))
+            return picks, [*wrong, "blocks per stage are {1}, not {0}".format(*shapes)]
+        for layer, one in zip(self.layers, arch.layers):
+            where, name = f"stage {layer.stage}, block {layer.block}:", one.names[0]
+            if layer.stride != one.stride:
+                wrong.append(f"{where} stride {one.stride} is not {layer.stride}")
+            take(f"{layer.key}.block", layer.names, name, f"{where} block")
+            if name == "skip" and layer.skip is not None:
+                if one.expand:
+                    wrong.append(f"{where} a skip from width {one.c_in[0]} to {one.channels[0]} is not the identity")
+            elif name in layer.names:
+                take(f"{layer.key}.channels", layer.channels, one.channels[0], f"{where} channels")
+                if has_hidden(name):
+                    take(f"{layer.key}.hidden", layer.hidden, one.hidden[0], f"{where} hidden")
+                wrong += _differences(layer, one, name, where)
+        return picks, wrong
+
+    def sample(self, rng: random.Random) -> ArchDef:
+        """A member drawn with every choice uniform and independent."""
+        return self.decode({choice.name: rng.randrange(len(choice.options)) for choice in self.choices})
+
+    # -- costs -------------------------------------------------------------------------------------------------------------------
+
+    def cost(self, arch: ArchDef, num_classes: int = 1000, in_channels: int = 3) -> Cost:
+        """`arch.cost`, exact."""
+        return arch.cost(num_classes, in_channels)
+
+    def largest(self, num_classes: int = 1000, by: str = "macs") -> ArchDef:
+        """The member with the most MACs (`by="macs"`) or parameters (`by="params"`), classifier included; exact."""
+        return self._extreme(num_classes, by, largest=True)
+
+    def smallest(self, num_classes: int = 1000, by: str = "macs") -> ArchDef:
+        """The member with the fewest MACs or parameters, classifier included; exact."""
+        return self._extreme(num_classes, by, largest=False)
+
+    def _extreme(self, num_classes: int, by: str, largest: bool) -> ArchDef:
+        """Dynamic programming over (layer, input width): a skip hands on a wider input, so greedy choices are wrong."""
+        if by not in ("macs", "params"):
+            raise ValueError(f"by must be macs or params, not {by!r}")
+        sign = 1 if largest else -1
+
+        def value(cost: Cost) -> tuple[int, int]:
+            return (sign * cost.macs, sign * cost.params) if by == "macs" else (sign * cost.params, sign * cost.macs)
+
+        which = len(self.input_sizes) - 1 if largest else 0  # costs grow with the maps
+        sizes = map_sizes(self.layers, self.input_sizes[which])
+        best: dict[int, tuple[tuple[int, int], Any]] = {self.layers[0].c_in[0]: ((0, 0), None)}
+        for layer, size in zip(self.layers, sizes):
+            after: dict[int, tuple[tuple[int, int], Any]] = {}
+
+            def offer(width: int, total: tuple[int, int], node: Any) -> None:
+                if width not in after or total >= after[width][0]:
+                    after[width] = (total, node)
+
+            # Blocks that cost the same are one; the last of them stands for all.
+            kinds = {(layer.arguments[n][0], *layer.constants(n).items()): n for n in layer.candidates}
+            for c_in, (so_far, node) in best.items():
+                for c, c_out in enumerate(layer.channels):
+                    rows = ((layer.cost(n, c_in, c_out, h, size), n, i) for n in kinds.values() for i, h in enumerate(layer.hidden))
+                    top, name, hidden = max(((value(cost), n, i) for cost, n, i in rows), key=lambda row: row[0])
+                    picks = (layer.key, layer.names.index(name), c, hidden)
+                    offer(c_out, (so_far[0] + top[0], so_far[1] + top[1]), (picks, node))
+                if layer.skip is not None:
+                    offer(c_in, so_far, ((layer.key, layer.skip, 0, 0), node))
+            best = after
+        heads = {width: value(classifier_cost(width, num_classes, sizes[-1] ** 2)) for width in best}
+        winner = max(best, key=lambda width: (best[width][0][0] + heads[width][0], best[width][0][1] + heads[width][1]))
+        picks, node = {"input_size": which}, best[winner][1]
+        while node is not None:
+            (key, name, c, hidden), node = node
+            picks |= {f"{key}.block": name, f"{key}.channels": c, f"{key}.hidden": hidden}
+        return self.decode(picks)
+
+
+def _differences(layer: Layer, one: Layer, name: str, where: str) -> list[str]:
+    """Options in which the blocks of two layers differ, dimensions aside."""
+    found = []
+    mine, theirs = (dict(t.arguments[name][1]) for t in (layer, one))
+    if has_hidden(name):
+        mine["expand convolution"], theirs["expand convolution"] = layer.expand, one.expand
+    if mine.get("se"):
+        mine["squeeze"], theirs["squeeze"] = layer.squeeze(one.hidden[0]), one.squeeze(one.hidden[0])
+    for key in sorted({*mine, *theirs} - {"zero_gamma"}):
+        if mine.get(key) != theirs.get(key):
+            found.append(f"{where} {key} is {theirs.get(key)}, not {mine.get(key)}")
+    return found
+
+
+def _field(options: Sequence[int]) -> Any:
+    """A field as it is written: one int, a grid, or a set."""
+    if len(options) == 1:
+        return options[0]
+    steps = {b - a for a, b in zip(options, options[1:])}
+    return [options[0], options[-1], steps.pop()] if len(steps) == 1 else {"any": list(options)}

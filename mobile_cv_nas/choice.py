@@ -1,0 +1,266 @@
+"""Choices, their alphas, and everything a step needs of them, computed for the whole network at once.
+
+A `Choice` is one decision with its options. A `Dist` is what a layer sees of it: the options of one dimension of that layer, and a
+slot in the `Gates` of the step, where its mask (widths), taps (kernels) or marginal (activations, squeeze-and-excite) lies. All gates
+come from one softmax over one padded matrix, all masks from one gather: the number of operations does not grow with the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SKIP = object()  # the value of a property for a block that is not there
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision: its name (`s2b0.channels`) and its options, widths and sizes in ascending order."""
+
+    name: str
+    options: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Dist:
+    """One dimension of a layer that a choice decides: its options, and where the step's tensor for it lies."""
+
+    slot: int
+    options: tuple[Any, ...]
+
+    @property
+    def max(self) -> Any:
+        """The last option: the widest, for widths and kernels."""
+        return self.options[-1]
+
+
+def largest(dim: int | Dist) -> int:
+    """The width that a dimension takes up in memory."""
+    return dim.max if isinstance(dim, Dist) else dim
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The gates of one forward pass.
+
+    Attributes:
+        tensors: per slot, a mask (C,), taps (k, k) or a marginal (options,); empty when a single arch is selected.
+        picked: per slot, the index of the selected option; None when the gates are soft.
+        blocks: per layer, the index of the selected block name; empty when the gates are soft.
+        units: per unit of the network, the gate that weights its output (0-d), None for a lone unit.
+        residual: per layer, the weight of its input in its output (0-d): agreement and skip.
+        skip: per layer, the gate of its skip (0-d).
+        sizes: (sizes,) the gates of the input sizes.
+        update: whether norm layers update their running statistics (False while activations are recomputed).
+    """
+
+    tensors: Sequence[Tensor] = ()
+    picked: Sequence[int] | None = None
+    blocks: Sequence[int] = ()
+    units: Sequence[Tensor | None] = ()
+    residual: Sequence[Tensor] = ()
+    skip: Sequence[Tensor] = ()
+    sizes: Tensor | None = None
+    update: bool = True
+
+    def value(self, dim: Any) -> Any:
+        """The option a dimension is fixed at, its last one under soft gates, or `dim` itself if it is no choice."""
+        if not isinstance(dim, Dist):
+            return dim
+        return dim.max if self.picked is None else dim.options[self.picked[dim.slot]]
+
+    def tensor(self, dim: Any) -> Tensor | None:
+        """The mask, taps or marginal of a dimension under soft gates; None where it has one value."""
+        return self.tensors[dim.slot] if isinstance(dim, Dist) and self.picked is None else None
+
+    def frozen(self) -> Gates:
+        """The same gates for a second pass that leaves running statistics alone."""
+        return replace(self, update=False)
+
+
+class ChoiceTable(nn.Module):
+    """All choices of a supernet: their alphas, noise and selection, and the tensors that layers asked for.
+
+    Args:
+        choices: every choice that has more than one option, each once.
+
+    The matrix of gates has a row a choice and one more row that is (1, 0, ...): what is not a choice reads its one or zero there.
+    """
+
+    noise: Tensor
+    temperature: Tensor
+
+    def __init__(self, choices: Sequence[Choice]):
+        super().__init__()
+        self.choices = tuple(choices)
+        self.row = {choice.name: i for i, choice in enumerate(self.choices)}
+        self.columns = max([2, *(len(choice.options) for choice in self.choices)])
+        self.alpha = nn.ParameterDict({_key(c.name): nn.Parameter(torch.zeros(len(c.options))) for c in self.choices})
+        self.picked: dict[str, int] | None = None
+        self.drawn = False
+        self._masks: list[tuple[int, tuple[int, ...]]] = []
+        self._marginals: list[tuple[int, int | None, Tensor]] = []
+        self._slots: list[_Slot] = []
+        total, index = 0, torch.zeros(len(self.choices) + 1, self.columns, dtype=torch.long)
+        for i, choice in enumerate(self.choices):
+            index[i, : len(choice.options)] = torch.arange(total, total + len(choice.options)) + 2
+            total += len(choice.options)
+        index[-1, 0] = 1  # entries 0 and 1 of the flat logits are -inf and 0
+        self.register_buffer("_index", index.flatten(), persistent=False)
+        self.register_buffer("_ends", torch.tensor([-torch.inf, 0.0]), persistent=False)
+        self.register_buffer("noise", torch.zeros(index.shape, dtype=torch.float64), persistent=False)
+        self.register_buffer("temperature", torch.ones((), dtype=torch.float64), persistent=False)
+        self.register_buffer("_one_hot", torch.zeros(index.shape, dtype=torch.float64), persistent=False)
+
+    # -- what layers ask for while the network is built --------------------------------------------------------------------------
+
+    def width(self, name: str, options: Sequence[int], of: Callable[[int], int] = int) -> int | Dist:
+        """The width `of(option)` under a choice: an int where it cannot vary, else a `Dist` with a mask."""
+        widths = tuple(of(option) for option in options)
+        if len(set(widths)) == 1:
+            return widths[0]
+        self._masks.append((self.row[name], widths))
+        return self._slot(_Slot("mask", len(self._masks) - 1, name, widths, widths))
+
+    def marginal(self, name: str, values: Sequence[Any], options: tuple[Any, ...], taps: bool = False) -> Any:
+        """A property of the block type (kernel, activation, squeeze-and-excite), given that the block is not skipped.
+
+        Args:
+            name: the block-type choice.
+            values: the property of each of its options; `SKIP` where the option has none.
+            options: the distinct values; for kernels in ascending order.
+            taps: give a (k, k) map of kernel taps instead of a vector over the options.
+
+        Returns:
+            The value itself if there is only one, else a `Dist`.
+        """
+        if len(options) == 1:
+            return options[0]
+        indicator = torch.zeros(self.columns, max(4, len(options)), dtype=torch.float64)
+        for i, value in enumerate(values):
+            if value is not SKIP and taps:
+                indicator[i, : value // 2 + 1] = 1  # a kernel has the rings 0 ... k // 2
+            elif value is not SKIP:
+                indicator[i, options.index(value)] = 1
+        skip = values.index(SKIP) if SKIP in values else None
+        self._marginals.append((self.row[name], skip, indicator))
+        return self._slot(_Slot("taps" if taps else "marginal", len(self._marginals) - 1, name, tuple(values), options))
+
+    def _slot(self, slot: _Slot) -> Dist:
+        self._slots.append(slot)
+        return Dist(len(self._slots) - 1, slot.options)
+
+    def compile_tables(self) -> None:
+        """Turns what was asked for into index tensors; called once, when the network is complete."""
+        where: list[int] = []
+        self._lengths: list[int] = []
+        for row, widths in self._masks:
+            alive = [next(i for i, width in enumerate(widths) if width > channel) for channel in range(max(widths))]
+            where += [row * self.columns + i for i in alive]
+            self._lengths.append(len(alive))
+        self.register_buffer("_mask_index", torch.tensor(where, dtype=torch.long), persistent=False)
+        rows = [row for row, _, _ in self._marginals]
+        self.register_buffer("_marginal_rows", torch.tensor(rows, dtype=torch.long), persistent=False)
+        skipped = torch.zeros(len(rows), self.columns, dtype=torch.bool)
+        for i, (_, skip, _) in enumerate(self._marginals):
+            if skip is not None:
+                skipped[i, skip] = True
+        self.register_buffer("_skipped", skipped, persistent=False)
+        indicators = [indicator for _, _, indicator in self._marginals]
+        self.register_buffer("_indicators", torch.stack(indicators) if indicators else skipped, persistent=False)
+        side = torch.arange(-3, 4).abs()
+        self.register_buffer("_rings", torch.maximum(side[:, None], side[None, :]), persistent=False)
+
+    # -- the state of the gates --------------------------------------------------------------------------------------------------
+
+    def sample(self, temperature: float) -> None:
+        """Draws Gumbel noise for every choice, the same on every rank of a distributed run (Eq. 4)."""
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, not {temperature}: the paper anneals it from 5.0 towards 0.1")
+        tiny = torch.finfo(torch.float64).tiny
+        noise = -torch.empty(self.noise.shape, dtype=torch.float64).exponential_().clamp_(min=tiny).log_()
+        noise = noise.to(self.noise.device)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.broadcast(noise, src=0)
+        # New tensors rather than new contents: a graph that is still to be run backward keeps the old ones.
+        self.noise = noise
+        self.temperature = torch.full_like(self.temperature, temperature)
+        self.picked, self.drawn = None, True
+
+    def select(self, picks: Mapping[str, int]) -> None:
+        """Sets one-hot gates; `picks` gives the option's index for each choice."""
+        one_hot = torch.zeros(self.noise.shape, dtype=torch.float64)
+        one_hot[-1, 0] = 1
+        for name, option in picks.items():
+            one_hot[self.row[name], option] = 1
+        self._one_hot = one_hot.to(self.noise.device)
+        self.picked = dict(picks)
+
+    def reset(self) -> None:
+        """Back to the gates before any `sample` or `select`: the softmax of the alphas, without noise."""
+        self.noise = torch.zeros_like(self.noise)
+        self.temperature = torch.ones_like(self.temperature)
+        self.picked, self.drawn = None, False
+
+    # -- what a step needs -------------------------------------------------------------------------------------------------------
+
+    def logits(self) -> Tensor:
+        """(choices + 1, columns) float64: the alphas, -inf beyond a choice's options."""
+        flat = torch.cat([self._ends, *(self.alpha[_key(choice.name)].float() for choice in self.choices)])
+        return flat.double().index_select(0, self._index).view(self.noise.shape)  # type: ignore[operator, arg-type]
+
+    def gates(self, noise: bool = True) -> Tensor:
+        """(choices + 1, columns) float64: the gates of every choice (Eq. 4), or softmax(alpha) without noise."""
+        if noise and self.picked is not None:
+            return self._one_hot  # type: ignore[return-value]
+        logits = self.logits()
+        return F.softmax((logits + self.noise) / self.temperature if noise else logits, dim=1)
+
+    def tensors(self, gates: Tensor) -> list[Tensor]:
+        """Per slot the mask, taps or marginal under `gates`, in float32."""
+        masks: Sequence[Tensor] = ()
+        if self._masks:
+            # The mask at a channel is the probability of the options that keep it: a sum of gates from some option on (Eq. 3).
+            alive = gates.flip(1).cumsum(1).flip(1).flatten()
+            masks = alive.index_select(0, self._mask_index).float().split(self._lengths)  # type: ignore[operator, arg-type]
+        marginals: Sequence[Tensor] = ()
+        taps: Sequence[Tensor] = ()
+        if self._marginals:
+            logits = (self.logits() + self.noise) / self.temperature
+            # Conditioned on "not skipped" by leaving the skip out of the softmax: no 0 / 0 when its gate is one.
+            chosen = logits.index_select(0, self._marginal_rows).masked_fill(self._skipped, -torch.inf)  # type: ignore[operator, arg-type]
+            summed = torch.bmm(F.softmax(chosen, dim=1).unsqueeze(1), self._indicators).squeeze(1).float()  # type: ignore[arg-type]
+            marginals = summed.unbind(0)
+            taps = summed[:, self._rings].unbind(0) if any(slot.kind == "taps" for slot in self._slots) else ()  # type: ignore[index]
+        found: list[Tensor] = []
+        for slot in self._slots:
+            if slot.kind == "taps":
+                crop = (7 - slot.options[-1]) // 2
+                found.append(taps[slot.index][crop : 7 - crop, crop : 7 - crop])
+            else:
+                found.append((masks if slot.kind == "mask" else marginals)[slot.index])
+        return found
+
+    def picks(self) -> list[int]:
+        """Per slot the index, among the options of its `Dist`, of what is selected (0 where the block is skipped)."""
+        assert self.picked is not None
+        values = [slot.values[self.picked[slot.name]] for slot in self._slots]
+        return [0 if value is SKIP else slot.options.index(value) for slot, value in zip(self._slots, values)]
+
+
+class _Slot(NamedTuple):
+    kind: str  # "mask", "marginal" or "taps"
+    index: int  # among the tensors of its kind
+    name: str  # of the choice
+    values: tuple[Any, ...]  # for each option of the choice
+    options: tuple[Any, ...]  # of the Dist
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "_")

@@ -1,0 +1,62 @@
+"""Metadata, dependencies and package layout; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+# Top-level folders which are imported as subpackages of mobile_cv_nas.
+MAPPED = {"mobile_cv_nas.model_zoo": "model_zoo", "mobile_cv_nas.configs": "configs"}
+
+TIMM = ["timm>=1.0"]
+COCO = ["pycocotools>=2.0.7"]
+TEST = [
+    "pytest>=8",
+    "hypothesis>=6.100",
+    "ruff>=0.6",
+    "mypy>=1.11",
+    "types-PyYAML",
+    "types-tabulate",
+    "types-tqdm",
+    # For the test which builds the wheel.
+    "setuptools>=77",
+    "wheel",
+]
+
+setup(
+    name="mobile_cv_nas",
+    version="0.1.0",
+    description="FBNetV2 in PyTorch: differentiable architecture search over channels, resolution and blocks",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    package_dir=MAPPED,
+    packages=[*find_packages(include=["mobile_cv_nas", "mobile_cv_nas.*"]), *MAPPED],
+    package_data={"": ["*.yaml", "**/*.yaml", "**/*.safetensors", "py.typed"]},
+    include_package_data=False,
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.10",
+        "yacs>=0.1.8",
+        "pyyaml>=6.0",
+        "tabulate>=0.9",
+        "numpy>=1.26",
+        "scikit-learn>=1.4",
+        "accelerate>=1.0",
+        "safetensors>=0.4.5",
+        "tensorboard>=2.16",
+        "tqdm>=4.66",
+        "matplotlib>=3.8",
+    ],
+    extras_require={"timm": TIMM, "coco": COCO, "test": TEST + TIMM + COCO},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Operating System :: OS Independent",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
