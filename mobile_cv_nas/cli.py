@@ -1,0 +1,64 @@
+"""The command line that all tools share."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from yacs.config import CfgNode
+
+from .arch import ArchError
+from .config import load_config
+from .files import InputError
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+
+
+def main(
+    run: Callable[[CfgNode, argparse.Namespace], None],
+    argv: Sequence[str] | None = None,
+    description: str = "",
+    resumable: bool = True,
+) -> int:
+    """Reads `--config-file FILE`, `--resume` (if `resumable`) and KEY VALUE pairs, and calls `run(cfg, args)`.
+
+    Returns the exit code:
+    0 done (also after a stop by signal that was saved); 2 bad input, told in one line on stderr; 1 anything else.
+    """
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", metavar="FILE", help="YAML file of keys; see mobile_cv_nas/config.py")
+    if resumable:
+        parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys set after the file: TRAIN.EPOCHS 10 ...")
+    args = parser.parse_intermixed_args(argv)
+    return guarded(lambda: run(load_config(args.config_file, args.opts), args))
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Calls `action` and returns the exit code of a command line, as `main` does; for tools without a config."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        action()
+    except (InputError, ArchError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:  # the reader of our output is gone; python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+    return DONE
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"error: {message}; see --help\n")

@@ -1,0 +1,249 @@
+"""Batches in a fixed order that can be taken up in mid-epoch, on one or many processes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from yacs.config import CfgNode
+
+from .images import BadImage, affine_batch, decode, image_transform
+from .sources import DataError, Split
+
+_LOG = logging.getLogger(__name__)
+_MAX_RESTARTS = 3  # of readers that died, without a batch in between
+_MAX_TRIES = 50  # next images tried in place of a bad one
+
+
+def derive_seed(*parts: int) -> int:
+    """A seed of 63 bits that depends on every part: the same numbers always give the same one."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class _Key(NamedTuple):
+    """What a reader needs to make one batch."""
+
+    epoch: int
+    batch: int
+    positions: list[int]  # in the split
+
+
+class _Batch(NamedTuple):
+    images: Tensor  # (N, 3, H, W)
+    labels: Tensor  # (N,), int64
+    bad: list[tuple[int, str]]  # positions that could not be read, and why
+
+
+class _Reader(Dataset):
+    """Makes batches from keys. Randomness is seeded by (seed, epoch, image), never by the order of reading."""
+
+    def __init__(self, split: Split, train: bool, seed: int, transform: Callable[..., Tensor]):
+        self.split, self.train, self.seed, self.transform = split, train, seed, transform
+
+    def __getitems__(self, key: _Key) -> _Batch:
+        source, indices = self.split.source, self.split.indices
+        if source.in_memory:
+            chosen = [indices[position] for position in key.positions]
+            labels = torch.tensor([source.labels[index] for index in chosen])
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, key.epoch, *chosen[:8]))
+            return _Batch(self.transform(source.images[chosen], generator), labels, [])
+        images, labels_ = [], []
+        bad: list[tuple[int, str]] = []
+        for position in key.positions:
+            found = self._read(key.epoch, position, bad)
+            if found is not None:
+                images.append(found[0])
+                labels_.append(found[1])
+        return _Batch(torch.stack(images) if images else torch.empty(0), torch.tensor(labels_, dtype=torch.long), bad)
+
+    def _read(self, epoch: int, position: int, bad: list[tuple[int, str]]) -> tuple[Tensor, int] | None:
+        """The image there. In training a bad one gives way to the next, so that all batches have the same size."""
+        source, indices = self.split.source, self.split.indices
+        for offset in range(_MAX_TRIES if self.train else 1):
+            place = (position + offset) % len(indices)
+            index = indices[place]
+            try:
+                image = decode(source.images[index])
+            except BadImage as error:
+                bad.append((place, str(error)))
+                continue
+            if not self.train:
+                return self.transform(image), source.labels[index]
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive_seed(self.seed, epoch, index))
+                return self.transform(image), source.labels[index]
+        return None
+
+
+class Loader:
+    """Batches of a split: `for images, labels in loader.epoch(number, start=batches_done)`.
+
+    Training: a new random order each epoch, the same on any machine; images beyond the last whole step are left
+    out. Testing: every image once, in order, divided among the processes. Images that cannot be read are left out
+    with a warning and stay in `skipped`; more than `max_skipped` of all raise DataError. A reading process that dies
+    is replaced.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        transform: Callable[..., Tensor],
+        batch_size: int,
+        train: bool,
+        seed: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        workers: int = 0,
+        max_skipped: float = 0.01,
+    ):
+        if train and batch_size * shard[1] > len(split):
+            raise DataError(f"{len(split)} training images are fewer than the {batch_size * shard[1]} of one batch")
+        self.split, self.train, self.seed = split, train, seed
+        self.batch_size, self.shard = batch_size, shard
+        self.max_skipped = max_skipped
+        self.skipped: set[int] = set()  # positions in the split
+        self._reader = _Reader(split, train, seed, transform)
+        self._workers = 0 if split.source.in_memory else workers
+        self._keys = _Keys()
+        self._loader: DataLoader | None = None
+
+    def __len__(self) -> int:
+        """Batches an epoch, of this process."""
+        rank, world = self.shard
+        if self.train:
+            return len(self.split) // (self.batch_size * world)
+        return -(-len(range(rank, len(self.split), world)) // self.batch_size)
+
+    def epoch(self, epoch: int = 0, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (N, 3, H, W) and labels (N,) of the batches `start` to `stop` of an epoch."""
+        keys = self._epoch_keys(epoch)[start:stop]
+        done = restarts = 0
+        while done < len(keys):
+            try:
+                for batch in self._start(keys[done:]):
+                    done, restarts = done + 1, 0
+                    self._note_bad(batch.bad)
+                    if self.train and len(batch.images) < self.batch_size:
+                        raise DataError(f"{_MAX_TRIES} images in a row cannot be read; check DATA.ROOT and its disk")
+                    if len(batch.images):
+                        yield batch.images, batch.labels
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error) and "Pin memory thread" not in str(error):
+                    raise
+                self._loader, restarts = None, restarts + 1
+                if restarts > _MAX_RESTARTS:
+                    raise DataError(
+                        f"the processes that read images keep dying ({' '.join(str(error).split())[:120]}); "
+                        "free some memory or set DATA.WORKERS 0"
+                    ) from None
+                _LOG.warning("a process that reads images died; starting new ones")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the epoch and the number of batches done."""
+        return {"skipped": sorted(self.skipped)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.skipped = set(state["skipped"])
+
+    def _epoch_keys(self, epoch: int) -> list[_Key]:
+        rank, world = self.shard
+        count = len(self.split)
+        if not self.train:
+            mine = list(range(rank, count, world))
+            return [_Key(epoch, b, mine[b * self.batch_size : (b + 1) * self.batch_size]) for b in range(len(self))]
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+        order = torch.randperm(count, generator=generator).tolist()
+        first = [(b * world + rank) * self.batch_size for b in range(len(self))]
+        return [_Key(epoch, b, order[i : i + self.batch_size]) for b, i in enumerate(first)]
+
+    def _start(self, keys: list[_Key]) -> Iterator[_Batch]:
+        self._keys.keys = keys
+        if self._loader is None:
+            self._loader = DataLoader(
+                self._reader,
+                batch_sampler=self._keys,  # type: ignore[arg-type]  # it yields keys, which the reader understands
+                collate_fn=_identity,
+                num_workers=self._workers,
+                worker_init_fn=_start_worker,
+                persistent_workers=self._workers > 0,
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator().manual_seed(0),  # else an epoch would draw from the global one
+            )
+        before = signal.getsignal(signal.SIGCHLD)
+        iterator = iter(self._loader)
+        if signal.getsignal(signal.SIGCHLD) is not before:
+            # Torch's handler raises wherever the main process happens to be when a worker dies, even amid an
+            # optimizer step. Without it the death is noticed within 5 seconds, here, where it can be mended.
+            signal.signal(signal.SIGCHLD, before)
+        return iterator
+
+    def _note_bad(self, bad: list[tuple[int, str]]) -> None:
+        for position, reason in bad:
+            if position in self.skipped:
+                continue
+            self.skipped.add(position)
+            name = self.split.source.name(self.split.indices[position])
+            _LOG.warning("%s: skipped, %s", name, reason)
+            if len(self.skipped) > self.max_skipped * len(self.split):
+                raise DataError(
+                    f"{name}: cannot be read ({reason}); with it {len(self.skipped)} of {len(self.split)} images, more "
+                    f"than DATA.MAX_SKIPPED_SHARE {self.max_skipped:g}; mend the data or raise that share"
+                )
+
+
+class _Keys:
+    """The keys still to be read; a DataLoader asks for them anew at each start."""
+
+    keys: list[_Key]
+
+    def __iter__(self) -> Iterator[_Key]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
+    torch.set_num_threads(1)
+
+
+class _TensorTransform:
+    """Resizes and normalises a batch of a source in memory, (N, 1 or 3, h, w) to (N, 3, S, S)."""
+
+    def __init__(self, data: CfgNode, input_size: int, train: bool):
+        self.mean, self.std = torch.tensor(data.MEAN).view(1, 3, 1, 1), torch.tensor(data.STD).view(1, 3, 1, 1)
+        self.size, self.mode = (input_size, input_size), data.INTERPOLATION
+        self.affine = train and data.AUGMENT == "affine"
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        images = torch.nn.functional.interpolate(images, self.size, mode=self.mode, align_corners=False, antialias=True)
+        if self.affine:
+            images = affine_batch(images, generator)
+        return (images - self.mean) / self.std
+
+
+def build_loader(
+    cfg: CfgNode,
+    split: Split,
+    input_size: int,
+    batch_size: int,
+    train: bool,
+    shard: tuple[int, int] = (0, 1),
+    seed: int | None = None,
+) -> Loader:
+    """The loader of a split as `cfg.DATA` says. `batch_size` is that of this process; `shard` its (rank, world)."""
+    transform_type: Callable[..., Any] = _TensorTransform if split.source.in_memory else image_transform
+    transform = transform_type(cfg.DATA, input_size, train)
+    seed = cfg.SEED if seed is None else seed
+    return Loader(split, transform, batch_size, train, seed, shard, cfg.DATA.WORKERS, cfg.DATA.MAX_SKIPPED_SHARE)

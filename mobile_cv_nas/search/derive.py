@@ -1,0 +1,155 @@
+"""From alphas to one arch: the most probable one, or the best of those drawn near the target."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..arch import ArchDef, SearchSpace
+from ..build import build_model
+from ..evaluate import evaluate, recalibrate_batchnorm
+from ..files import InputError
+from ..shapes import subsample
+from ..supernet import Supernet, inherit_weights
+
+Batch = tuple[Tensor, Tensor]
+log = logging.getLogger(__name__)
+
+
+class DeriveError(InputError):
+    """No arch of the space could be found near enough to the target."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a derived network must cost: `objective` ("macs" or "params") within `tolerance`, a share, of `target`."""
+
+    objective: str
+    target: float
+    tolerance: float
+    num_classes: int
+
+    def cost(self, space: SearchSpace, arch: ArchDef) -> int:
+        """The exact cost of `arch` in the units of the target."""
+        return getattr(space.cost(arch, num_classes=self.num_classes), self.objective)
+
+    def met(self, cost: float) -> bool:
+        """Whether a cost is within the tolerance."""
+        return abs(cost / self.target - 1) <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An arch within the tolerance, its exact cost and its log-probability under the alphas."""
+
+    arch: ArchDef
+    cost: int
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class Derived:
+    """The arch of a finished search, and how it was found: `argmax`, or `sampled` from so many candidates."""
+
+    arch: ArchDef
+    how: str
+    within: int  # distinct archs drawn within the tolerance
+    compared: int  # of these, how many were compared on the validation images
+    score: float  # validation accuracy with inherited weights; nan where nothing was compared
+
+
+def draw_candidates(space: SearchSpace, probabilities: Mapping[str, Tensor], goal: Goal, draws: int, seed: int) -> list[Candidate]:
+    """Draws archs from softmax(alpha) and keeps those within the tolerance, the most probable first.
+
+    Where none of `draws` archs is near enough, the distribution is flattened (alpha halved) and drawn from again.
+
+    Args:
+        probabilities: {choice name: (options,)}, for every choice of the space.
+        seed: makes the draw repeatable.
+
+    Raises:
+        DeriveError: nothing was found; names the nearest cost seen.
+    """
+    rng = random.Random(seed)
+    nearest = math.inf
+    for sharpness in (1.0, 0.5, 0.25, 0.125, 0.0):
+        found: dict[ArchDef, Candidate] = {}
+        tables = {name: _flatten(p, sharpness) for name, p in probabilities.items()}
+        for _ in range(draws):
+            picks = {name: rng.choices(range(len(table)), table)[0] for name, table in tables.items()}
+            arch = space.decode(picks)
+            cost = goal.cost(space, arch)
+            nearest = min(nearest, cost, key=lambda c: abs(c / goal.target - 1))
+            if goal.met(cost):
+                chance = sum(math.log(max(float(probabilities[name][i]), 1e-300)) for name, i in picks.items())
+                if arch not in found or found[arch].log_probability < chance:
+                    found[arch] = Candidate(arch, cost, chance)
+        if found:
+            return sorted(found.values(), key=lambda c: -c.log_probability)
+        log.warning("none of %d archs drawn is within %.0f%% of the target; drawing more widely", draws, 100 * goal.tolerance)
+    raise DeriveError(
+        f"SEARCH.TOLERANCE: no arch within {goal.tolerance:.0%} of {goal.target:,.0f} {goal.objective} was found; "
+        f"the nearest has {nearest:,.0f}. Widen the tolerance, or give the space finer steps"
+    )
+
+
+def _flatten(probabilities: Tensor, sharpness: float) -> list[float]:
+    return F.softmax(probabilities.double().clamp_min(1e-30).log() * sharpness, dim=0).tolist()
+
+
+def derive_arch(
+    supernet: Supernet, goal: Goal, train: Sequence[Tensor], val: Iterable[Batch], draws: int, compare: int, seed: int
+) -> Derived:
+    """The arch of a finished search: the argmax if it meets the goal, else the best of `draws` from softmax(alpha).
+
+    Of those that meet the goal, the `compare` most probable inherit the supernet's weights, renew their norm
+    statistics on the batches `train`, and the one with the best accuracy on `val` (then the smallest loss) is taken.
+
+    Raises:
+        DeriveError: no arch near the target was found.
+    """
+    space = supernet.space
+    argmax = supernet.derive()
+    if goal.met(goal.cost(space, argmax)):
+        return Derived(argmax, "argmax", 0, 0, math.nan)
+    candidates = draw_candidates(space, supernet.probabilities(), goal, draws, seed)
+    compared = candidates[:compare]
+    scores = score_candidates(supernet, compared, train, val, goal.num_classes)
+    best = max(range(len(compared)), key=lambda i: (*scores[i], -i))
+    return Derived(compared[best].arch, "sampled", len(candidates), len(compared), scores[best][0])
+
+
+def score_candidates(
+    supernet: Supernet, candidates: Sequence[Candidate], train: Sequence[Tensor], val: Iterable[Batch], num_classes: int
+) -> list[tuple[float, float]]:
+    """(accuracy, minus loss) of each candidate with inherited weights and renewed norm statistics.
+
+    In a distributed run the ranks share the work; each gets all results.
+
+    Args:
+        train: batches of training images for the norm statistics.
+        val: the validation batches; iterated once a candidate.
+    """
+    device = next(iter(supernet.weight_parameters())).device
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+    mine: dict[int, tuple[float, float]] = {}
+    for i in range(rank, len(candidates), world):
+        child = build_model(candidates[i].arch, num_classes=num_classes).to(device)
+        inherit_weights(child, supernet)
+        size = candidates[i].arch.input_size
+        recalibrate_batchnorm(child, (subsample(images, size) for images in train))
+        score = evaluate(child, ((subsample(images, size), targets) for images, targets in val))
+        mine[i] = (score.top1, -score.loss)
+    parts: list[dict[int, tuple[float, float]]] = [mine]
+    if world > 1:
+        parts = [{} for _ in range(world)]
+        dist.all_gather_object(parts, mine)
+    merged = {i: score for part in parts for i, score in part.items()}
+    return [merged[i] for i in range(len(candidates))]

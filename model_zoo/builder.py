@@ -1,0 +1,70 @@
+"""fbnet_builder: a network by name, with or without weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from mobile_cv_nas.arch import ArchDef
+from mobile_cv_nas.backbone import FeatureBackbone
+from mobile_cv_nas.build import build_model
+
+from .card import Card, ZooError, get_card
+from .weights import load_weights
+
+
+def fbnet_builder(
+    name_or_arch: str | os.PathLike | ArchDef,
+    pretrained: bool = False,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    weights: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> nn.Module:
+    """Builds a network: (N, in_channels, H, W) to logits (N, num_classes), or with `features_only` to a list of maps.
+
+    Args:
+        name_or_arch: a name (`list_models()`), an ArchDef, or the path of an arch file.
+        pretrained: load the network's published weights: from the cache, else downloaded.
+        num_classes: with weights of another number of classes the head is new, and a warning says so. The default
+            is the network's own number where that is another one (10 for the digits network).
+        in_channels: with weights of another number the stem is adapted as timm does. The default as above.
+        features_only: return a `FeatureBackbone` without the classifier.
+        out_indices: which maps, by position in the network's list of strides; None is all of them.
+        weights: a file to load; goes before `pretrained`.
+        progress: show a bar while downloading.
+
+    Raises:
+        ZooError: unknown name, arch never published, `out_indices` out of place.
+        WeightsError: no weights, none to be had, or weights that do not fit.
+        ArchError: a faulty arch file.
+    """
+    arch, card = find_arch(name_or_arch)
+    if out_indices is not None and not features_only:
+        raise ZooError("out_indices picks among feature maps: give features_only=True with it")
+    for what, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ZooError(f"{what} is {value!r}: it must be an int of 1 or more")
+    if card is not None:
+        num_classes = card.classes if num_classes == 1000 else num_classes
+        in_channels = card.in_channels if in_channels == 3 else in_channels
+    network = build_model(arch, num_classes=num_classes, in_channels=in_channels)
+    if pretrained or weights is not None:
+        load_weights(network, card, weights, progress)
+    return FeatureBackbone(network, out_indices) if features_only else network
+
+
+def find_arch(name_or_arch: str | os.PathLike | ArchDef) -> tuple[ArchDef, Card | None]:
+    """The arch of a name, an arch file or an ArchDef, and the card of a name."""
+    if isinstance(name_or_arch, ArchDef):
+        return name_or_arch, None
+    text = os.fspath(name_or_arch)
+    if not isinstance(name_or_arch, str) or os.sep in text or Path(text).suffix in (".yaml", ".yml"):
+        return ArchDef.load(text), None
+    card = get_card(text)
+    return card.arch, card

@@ -1,0 +1,228 @@
+"""Cards: what is known of a network besides its weights, and how names find them."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from mobile_cv_nas.arch import ArchDef
+from mobile_cv_nas.files import InputError, parse_yaml
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")  # a file name and nothing else: a name cannot leave the cache folder
+
+
+class ZooError(InputError):
+    """A network that is not in the zoo, or cannot be had as asked for."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Figures as their authors give them; `rounded` where macs and params are not to the unit."""
+
+    source: str
+    top1: float | None = None
+    top5: float | None = None
+    macs: int | None = None
+    params: int | None = None
+    conv_weights: int | None = None  # what the released tables call parameters: convolution weights only
+    rounded: bool = False
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """Where weights are: `url` to download, or `file` inside the package; `sha256` may be its first 8 digits or more.
+
+    `format` is `mobile_cv` (the released key names), `torchvision` (those of torchvision's builder `torchvision`), or
+    `native` (ours).
+    """
+
+    license: str
+    format: str
+    url: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+    torchvision: str | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """One network: its arch (absent where it was never published), its input, figures and weights.
+
+    `resize` is the short side before the centre crop of `input_size`, both in pixels; `params` counts everything
+    trainable with `classes` classes.
+    """
+
+    name: str
+    family: str
+    paper: str
+    input_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int
+    resize: int | None = None
+    interpolation: str = "bilinear"
+    params: int | None = None
+    published: Published | None = None
+    weights: WeightsInfo | None = None
+    note: str = ""
+    aliases: tuple[str, ...] = ()
+    search_space: str | None = None
+    table: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the network's own input: 3, or 1 for grey images."""
+        return len(self.mean)
+
+    @property
+    def arch(self) -> ArchDef:
+        """The network's arch. Raises ZooError where it was never published."""
+        if self.table is None:
+            raise ZooError(
+                f"{self.name}: its arch was never published, only its figures (see get_card({self.name!r}).published); "
+                f"the space {self.search_space} searches for such a network"
+            )
+        return ArchDef.parse({"name": self.name, **self.table}, source=f"model_zoo card {self.name}")
+
+    def transform(self) -> nn.Module:
+        """The evaluation transform: PIL image or uint8 (C, H, W) to float (C, input_size, input_size), normalised."""
+        import torch
+        from torchvision.transforms import v2
+
+        colour = [v2.Grayscale()] if self.in_channels == 1 else [v2.RGB()]
+        return v2.Compose(
+            [
+                *colour,
+                v2.Resize(self.resize or self.input_size, v2.InterpolationMode(self.interpolation), antialias=True),
+                v2.CenterCrop(self.input_size),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(list(self.mean), list(self.std)),
+            ]
+        )
+
+
+def get_card(name: str) -> Card:
+    """The card of a network; any case, and the released names (`fbnet_a`, `mnv3`, ...) too.
+
+    Raises ZooError for an unknown name, with the nearest ones.
+    """
+    if not isinstance(name, str):
+        raise ZooError(f"a network's name is a string, not {type(name).__name__}")
+    names = _names()
+    key = name.casefold()
+    if key not in names:
+        near = [names[hit].name for hit in difflib.get_close_matches(key, names, n=6, cutoff=0.4)]
+        hint = ", ".join(list(dict.fromkeys(near))[:3])
+        suggestion = f"; did you mean {hint}?" if hint else "; list_models() names them all"
+        raise ZooError(f"no network is called {name!r}{suggestion}")
+    return names[key]
+
+
+def get_arch(name: str) -> ArchDef:
+    """The arch of a network by name. Raises ZooError for an unknown name or an arch that was never published."""
+    return get_card(name).arch
+
+
+def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
+    """Names that match a wildcard pattern (any case), sorted; with `pretrained` only those with weights.
+
+    Networks whose arch was never published have a card but cannot be built, and are not listed.
+    """
+    wanted = pattern.casefold()
+    return sorted(
+        card.name
+        for card in _cards().values()
+        if fnmatch.fnmatchcase(card.name.casefold(), wanted) and (card.weights is not None or not pretrained) and card.table is not None
+    )
+
+
+def all_cards() -> list[Card]:
+    """Every card, in the order of the files; those without an arch too."""
+    return list(_cards().values())
+
+
+# -- reading the YAML files ---------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def _cards() -> dict[str, Card]:
+    cards: dict[str, Card] = {}
+    folder = resources.files(__package__) / "cards"
+    for file in sorted(folder.iterdir(), key=lambda item: item.name):
+        if file.name.endswith(".yaml"):
+            for card in read_family(parse_yaml(file.read_text(encoding="utf-8"), f"model_zoo/cards/{file.name}")):
+                if card.name in cards:
+                    raise ZooError(f"model_zoo/cards/{file.name}: {card.name} is in another file too")
+                cards[card.name] = card
+    return cards
+
+
+@functools.lru_cache(maxsize=1)
+def _names() -> dict[str, Card]:
+    names: dict[str, Card] = {}
+    for card in _cards().values():
+        for name in (card.name, *card.aliases):
+            other = names.setdefault(name.casefold(), card)
+            if other is not card:
+                raise ZooError(f"the name {name} belongs to both {other.name} and {card.name}")
+    return names
+
+
+def read_family(data: Mapping[str, Any]) -> list[Card]:
+    """The cards of one file's content. Raises ZooError that names the card and the key at fault."""
+    common = data.get("common", {})
+    tables: dict[str, Any] = {}
+    cards = []
+    for name, entry in data["networks"].items():
+        if not _NAME.fullmatch(name):
+            raise ZooError(f"card {name!r}: a name has letters, digits, dots and underscores only")
+        entry = _merge(common, entry)
+        tables[name] = entry.pop("arch", None)
+        entry["table"] = table = _table(name, tables)
+        if table is not None:
+            entry["input_size"] = table["input_size"]
+        for key in ("mean", "std", "aliases"):
+            entry[key] = tuple(entry.get(key, ()))
+        # what all networks of a family share of their figures and weights is no figure and no weight
+        published, weights = entry.pop("published", {}), entry.pop("weights", {})
+        try:
+            entry["published"] = Published(**published) if published.keys() - {"source"} else None
+            entry["weights"] = WeightsInfo(**weights) if weights.keys() & {"url", "file"} else None
+            cards.append(Card(name=name, family=data["family"], paper=data["paper"], **entry))
+        except TypeError as error:
+            raise ZooError(f"card {name}: {error}") from None
+    return cards
+
+
+def _merge(common: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry over the common part; mappings (figures, weights) are merged key by key."""
+    merged = {**common, **entry}
+    for key in common.keys() & entry.keys():
+        if isinstance(common[key], dict) and isinstance(entry[key], dict):
+            merged[key] = {**common[key], **entry[key]}
+    return merged
+
+
+def _table(name: str, tables: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A network's table; `same_as` takes that of a network before it in the file, at another input size."""
+    table = tables[name]
+    if table == "unpublished":
+        return None
+    if not isinstance(table, dict):
+        raise ZooError(f"card {name}: arch is {table!r}; write a table, or `unpublished`")
+    if "same_as" in table:
+        base = tables.get(table["same_as"])
+        if not isinstance(base, dict) or "stages" not in base or table.keys() != {"same_as", "input_size"}:
+            raise ZooError(f"card {name}: arch {table}: same_as and input_size of a network before it in the file")
+        table = {**base, "input_size": table["input_size"]}
+    return table

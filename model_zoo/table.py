@@ -1,0 +1,155 @@
+"""The tables of the zoo: counted figures beside published ones, and the FBNetV2 paper's Table 4 beside our counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from tabulate import tabulate
+from torch import nn
+
+from mobile_cv_nas.build import build_model
+from mobile_cv_nas.counting import count
+from mobile_cv_nas.files import parse_yaml
+
+from .card import Card, all_cards, get_card
+
+ZOO_HEADERS = [
+    "Network",
+    "Input",
+    "MACs, M",
+    "published",
+    "Params, M",
+    "of convs",
+    "published",
+    "Top-1",
+    "Weights",
+    "Licence",
+]
+ZOO_SHORT = (0, 1, 2, 3, 4, 7)  # the columns for 80 characters
+FULL_WIDTH = 116
+TABLE4_HEADERS = ["Network", "MACs, M", "counted", "Params, M", "Top-1", "Counted from"]
+LEFT = ("Network", "Weights", "Licence", "Counted from")  # columns of words
+NONE = "-"
+
+INTRO = """# The model zoo
+
+```python
+import mobile_cv_nas as nas
+
+model = nas.fbnet_builder("FBNetV2_F4", pretrained=True).eval()  # logits (N, 1000)
+image = nas.get_card("FBNetV2_F4").transform()(picture)  # a PIL image, resized, cropped and normalised
+features = nas.fbnet_builder("FBNetV2_F4", features_only=True)  # maps at strides 2 to 32, see features.feature_info
+nas.list_models("FBNetV3*", pretrained=True)  # names
+```
+
+From the command line: `python tools/predict.py IMAGE --model NAME` prints the five most probable classes, and
+`python tools/test_net.py --config-file configs/zoo/NAME.yaml DATA.ROOT FOLDER` evaluates on ImageNet. After `import
+mobile_cv_nas`, `timm.create_model("fbnetv2_f4")` builds the FBNet families too (names that timm has already stay its
+own), and `torch.hub.load(REPO, "fbnetv2_f4")` all of them.
+
+Weights are looked for in the file of `weights=`, then in the cache (`$MOBILE_CV_NAS_HOME`, else torch hub's folder), and
+are then downloaded into it. Without a connection the error names the URL and the path where the file is to be put.
+`tools/convert_weights.py` writes any of them as safetensors. Features end before the head: the classifier, an `ir_pool`
+and a last 1x1 convolution are left out, as timm does for such networks.
+
+Written by `python tools/zoo_table.py`: MACs are what the papers call FLOPs, fvcore's total less its norm entries. Params
+count everything trainable; the released tables count the weights of convolutions alone (the classifier is one there),
+which is the column beside it. Published figures stand with the digits their authors give. Top-1 is the published accuracy
+on ImageNet, in percent, unless the notes say otherwise.
+"""
+TABLE4_INTRO = """
+## Table 4 of the FBNetV2 paper
+
+MACs and top-1 as printed in the paper, beside what we count. Networks that are not built of this library's blocks are
+counted from torchvision's own models; of the cited rows no block table was published, or it has other blocks. The
+released `fbnet_b` is a later network than the paper's row, and MobileNetV3's own paper gives 56 M for Small.
+"""
+
+
+def zoo_rows() -> list[list[str]]:
+    """One row a card, in the columns of ZOO_HEADERS. Builds every network and counts it by fvcore."""
+    return [_zoo_row(card) for card in all_cards()]
+
+
+def _zoo_row(card: Card) -> list[str]:
+    macs = params = convs = NONE
+    if card.table is not None:
+        network = build_model(card.arch, card.classes, card.in_channels)
+        cost = count(network, card.input_size, card.in_channels)
+        macs, params, convs = _exact(cost.macs), _exact(cost.params), _exact(conv_weights(network))
+    figures = card.published
+    weights = card.weights
+    return [
+        card.name,
+        str(card.input_size),
+        macs,
+        _published(figures.macs) if figures else NONE,
+        params,
+        convs,
+        _published(figures.conv_weights or figures.params) if figures else NONE,
+        f"{figures.top1:.1f}" if figures and figures.top1 else NONE,
+        "no" if weights is None else "shipped" if weights.file else "yes",
+        weights.license if weights else NONE,
+    ]
+
+
+def table4_rows() -> list[list[str]]:
+    """One row of the paper's Table 4 each, in the columns of TABLE4_HEADERS."""
+    text = (resources.files(__package__) / "table4.yaml").read_text(encoding="utf-8")
+    return [_table4_row(row) for row in parse_yaml(text, "model_zoo/table4.yaml")]
+
+
+def _table4_row(row: dict[str, Any]) -> list[str]:
+    head, top1 = [row["name"], str(row["macs"])], f"{row['top1']:.1f}"
+    if "cited" in row:
+        return [*head, NONE, NONE, top1, f"cited: {row['cited']}"]
+    if "card" in row:
+        card = get_card(row["card"])
+        network, size, source = build_model(card.arch, card.classes), card.input_size, card.name
+    else:
+        from torchvision.models import get_model
+
+        network, size, source = get_model(row["torchvision"]), 224, f"torchvision {row['torchvision']}"
+    cost = count(network, size)
+    return [*head, f"{cost.macs / 1e6:.1f}", f"{cost.params / 1e6:.2f}", top1, source]
+
+
+def conv_weights(network: nn.Module) -> int:
+    """What the released tables call parameters: weights of convolutions and classifier, no biases, no norms."""
+    return sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+
+
+def _exact(value: int | None) -> str:
+    return NONE if value is None else f"{value / 1e6:.6f}"
+
+
+def _published(value: int | None) -> str:
+    return NONE if value is None else f"{value / 1e6:.10g}"
+
+
+def render(zoo: Sequence[Sequence[str]], table4: Sequence[Sequence[str]], width: int) -> str:
+    """Both tables as text for a terminal of that width: fewer columns in the first where it is narrow."""
+    columns = range(len(ZOO_HEADERS)) if width >= FULL_WIDTH else ZOO_SHORT
+    first = [[row[i] for i in columns] for row in zoo]
+    return "\n\n".join([_text(first, [ZOO_HEADERS[i] for i in columns]), _text(table4, TABLE4_HEADERS)])
+
+
+def _text(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+    lines = [headers, ["-" * width for width in widths], *rows]
+    cells = [[c.ljust(w) if h in LEFT else c.rjust(w) for c, w, h in zip(line, widths, headers, strict=True)] for line in lines]
+    return "\n".join(" ".join(line).rstrip() for line in cells)
+
+
+def markdown(zoo: Sequence[Sequence[str]], table4: Sequence[Sequence[str]]) -> str:
+    """The text of model_zoo/README.md."""
+    notes = [f"- **{card.name}**: {card.note}" for card in all_cards() if card.note]
+    parts = [INTRO, _pipes(zoo, ZOO_HEADERS), "\n## Notes\n", *notes]
+    return "\n".join([*parts, TABLE4_INTRO, _pipes(table4, TABLE4_HEADERS)]) + "\n"
+
+
+def _pipes(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    align = ["left" if header in LEFT else "right" for header in headers]
+    return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True)

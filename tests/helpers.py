@@ -1,0 +1,132 @@
+"""What several tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import multiprocessing
+import multiprocessing.process
+import os
+import runpy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from yacs.config import CfgNode
+
+import mobile_cv_nas as nas
+from mobile_cv_nas.checkpoint import StopRequest
+from mobile_cv_nas.cli import main
+from mobile_cv_nas.config import load_config
+from mobile_cv_nas.train import run_training
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ("model.safetensors", "metrics.jsonl", "result.json", "arch.yaml")
+
+
+def tiny_arch() -> nas.ArchDef:
+    """A network of 8x8 images that trains in milliseconds and has norms, a residual, SE and a depthwise layer."""
+    stages = [
+        [["conv_k3_hs", 8, 2, 1]],
+        [["ir_k3_se_hs", 8, 1, 1, {"expansion": 2}]],
+        [["ir_k3", 16, 2, 1, {"expansion": 2}]],
+    ]
+    return nas.ArchDef.parse({"name": "tiny", "input_size": 8, "stages": stages})
+
+
+def quick_cfg(output: Path | str, *opts: str) -> CfgNode:
+    """A config of two short epochs on the digits, on the CPU."""
+    common = {"OUTPUT_DIR": str(output), "RUNTIME.DEVICE": "cpu", "TRAIN.EPOCHS": "2", "TRAIN.BATCH_SIZE": "128"}
+    common |= dict(zip(opts[::2], opts[1::2], strict=True))
+    return load_config(None, [text for pair in common.items() for text in pair])
+
+
+def image_folder(root: Path, counts: dict[str, int], size: int = 12, seed: int = 0) -> Path:
+    """Random PNG files: `counts` maps a folder, such as "train/cat", to its number of images."""
+    rng = np.random.default_rng(seed)
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(root / folder / f"{i:03d}.png")
+    return root
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command line ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_tool(name: str, *args: str, cwd: Path | None = None) -> Done:
+    """Runs tools/<name>.py to its end, in this process: python's and torch's start would take longer than the tool."""
+    before, here = sys.argv, Path.cwd()
+    out, err = io.StringIO(), io.StringIO()
+    code: Any = 0
+    try:
+        os.chdir(cwd or here)
+        sys.argv = [f"{name}.py", *args]
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="__main__")
+    except SystemExit as stopped:
+        code = stopped.code
+    finally:
+        sys.argv = before
+        os.chdir(here)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+# Processes of their own are forked from one that has done the imports, and nothing else.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["mobile_cv_nas.train", "torch.utils.tensorboard", "accelerate", "sklearn.datasets"])
+
+
+def start_training(options: list[str], log: Path, **environment: str) -> multiprocessing.process.BaseProcess:
+    """Starts what `tools/train_net.py --resume OPTIONS` does, in a process of its own that prints to `log`."""
+    process = _FORKS.Process(target=_train, args=(options, log, environment))
+    process.start()
+    return process
+
+
+def _train(options: list[str], log: Path, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)  # so that runs agree to the bit
+    with open(log, "a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.exit(main(lambda cfg, args: print(run_training(cfg, args.resume)), [*options, "--resume"]))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def digests(folder: Path) -> list[str]:
+    """What a finished training run left, in a form that shows any difference."""
+    return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in RESULTS]
+
+
+class StopAfter(StopRequest):
+    """Asks to stop once it was looked at `count` times."""
+
+    def __init__(self, count: int):
+        self.count = count
+        super().__init__()
+
+    @property
+    def requested(self) -> bool:
+        self.count -= 1
+        return self.count < 0
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass

@@ -1,0 +1,23 @@
+"""Tests a network: top-1, top-5, MACs, parameters and images/s.
+
+python tools/test_net.py --config-file CONFIG MODEL.WEIGHTS output/model.safetensors [KEY VALUE ...]
+python tools/test_net.py --config-file CONFIG MODEL.ARCH FBNetV2_F4 MODEL.WEIGHTS pretrained DATA.ROOT imagenet
+"""
+
+import sys
+from argparse import Namespace
+
+from yacs.config import CfgNode
+
+from mobile_cv_nas.cli import main
+from mobile_cv_nas.evaluate import run_test
+
+
+def run(cfg: CfgNode, args: Namespace) -> None:
+    table = run_test(cfg)
+    if table is not None:
+        print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main(run, description=__doc__, resumable=False))
