@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 CONFIG ?= configs/search/digits.yaml
 ARGS   ?=
+# Threads that wait give way: two busy programs on two cores would otherwise spin against each other.
+export OMP_WAIT_POLICY ?= PASSIVE
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 

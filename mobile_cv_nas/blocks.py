@@ -327,8 +327,10 @@ def _divide(product: Any, groups: Any) -> Any:
 
 def block_type(name: str) -> tuple[type[Block], Mapping[str, Any]]:
     """The class behind a registered name, and the arguments that the name stands for. Raises KeyError."""
-    entry = BLOCKS.get(name)
-    return (entry.func, entry.keywords) if isinstance(entry, partial) else (entry, {})
+    entry: Any = BLOCKS.get(name)
+    if isinstance(entry, partial):
+        return entry.func, entry.keywords  # type: ignore[return-value]
+    return entry, {}
 
 
 def _register() -> None:

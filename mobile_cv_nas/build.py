@@ -25,7 +25,8 @@ class Network(nn.Module):
     def __init__(self, arch: ArchDef, num_classes: int, in_channels: int):
         super().__init__()
         self.arch = arch
-        blocks, c_in = OrderedDict(), in_channels
+        blocks: OrderedDict[str, nn.Module] = OrderedDict()
+        c_in = in_channels
         for layer in arch.layers:
             kind, arguments = layer.arguments[layer.names[0]]
             blocks[layer.key] = kind(layer_dims(layer, c_in), **arguments)

@@ -95,6 +95,7 @@ class ChoiceTable(nn.Module):
 
     noise: Tensor
     temperature: Tensor
+    _ends: Tensor
 
     def __init__(self, choices: Sequence[Choice]):
         super().__init__()
@@ -242,9 +243,9 @@ class ChoiceTable(nn.Module):
         for slot in self._slots:
             if slot.kind == "taps":
                 crop = (7 - slot.options[-1]) // 2
-                found.append(taps[slot.index][crop : 7 - crop, crop : 7 - crop])
+                found.append(taps[slot.position][crop : 7 - crop, crop : 7 - crop])
             else:
-                found.append((masks if slot.kind == "mask" else marginals)[slot.index])
+                found.append((masks if slot.kind == "mask" else marginals)[slot.position])
         return found
 
     def picks(self) -> list[int]:
@@ -256,7 +257,7 @@ class ChoiceTable(nn.Module):
 
 class _Slot(NamedTuple):
     kind: str  # "mask", "marginal" or "taps"
-    index: int  # among the tensors of its kind
+    position: int  # among the tensors of its kind
     name: str  # of the choice
     values: tuple[Any, ...]  # for each option of the choice
     options: tuple[Any, ...]  # of the Dist

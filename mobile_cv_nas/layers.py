@@ -18,6 +18,7 @@ from .choice import Dist, Gates, largest
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hswish": nn.Hardswish, "silu": nn.SiLU}
 SE_GATES: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "hsigmoid": nn.Hardsigmoid}
 _FUNCTIONS = {"relu": F.relu, "relu6": F.relu6, "hswish": F.hardswish, "silu": F.silu}
+_GATES: dict[Any, Any] = {"sigmoid": torch.sigmoid, "hsigmoid": F.hardsigmoid}
 
 
 class _Blend(torch.autograd.Function):
@@ -191,20 +192,17 @@ class SqueezeExcite(nn.Module):
             weight = weight * squeeze_mask.view(1, -1, 1, 1)
         y = F.conv2d(y, weight, self.expand.bias[:width])  # type: ignore[index]
         weights = gates.tensor(self.gate)
-        if weights is None:
-            y = torch.sigmoid(y) if gate == "sigmoid" else F.hardsigmoid(y)
-        else:
-            y = blend_gates(y, self.gate.options, weights)  # type: ignore[union-attr]
+        y = _GATES[gate](y) if weights is None else _blend_gates(y, self.gate.options, weights)  # type: ignore[union-attr]
         if mask is not None:
             y = y * mask.view(1, -1, 1, 1)
         return x * y
 
 
-def blend_gates(y: Tensor, options: tuple[str | None, ...], weights: Tensor) -> Tensor:
+def _blend_gates(y: Tensor, options: tuple[str | None, ...], weights: Tensor) -> Tensor:
     """The gated sum of squeeze-and-excite gates at `y` (N, C, 1, 1), where None stands for the identity."""
     total: Tensor | None = None
     for option, weight in zip(options, weights.unbind()):
-        part = weight if option is None else weight * (torch.sigmoid(y) if option == "sigmoid" else F.hardsigmoid(y))
+        part = weight if option is None else weight * _GATES[option](y)
         total = part if total is None else total + part
     assert total is not None
     return total

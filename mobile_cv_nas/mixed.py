@@ -117,10 +117,9 @@ class MixedBlock(nn.Module):
             share, skip = share * weight, skip * weight
         common = min(x.shape[1], y.shape[1])
         low = torch.addcmul(y[:, :common], x[:, :common], share.to(y.dtype))
+        high = y[:, common:]
         if self.layer.skip is not None and x.shape[1] > common:
             high = x[:, common:] * skip.to(y.dtype)  # wider than any candidate's output: only a skip brings these
-        else:
-            high = y[:, common:]
         return _widened(torch.cat([low, high], 1) if high.shape[1] else low, self.width)
 
     def _selected(self, x: Tensor, gates: Gates) -> Tensor:
@@ -140,7 +139,7 @@ def _shared_block(layer: Layer, dims: Dims, names: Sequence[str], table: ChoiceT
     arguments = dict(own[names[0]])
     for key in ("kernel", "activation", "se"):
         options = {own[name].get(key): None for name in names}
-        ordered = tuple(sorted(options)) if key == "kernel" else tuple(options)
+        ordered: tuple[Any, ...] = tuple(sorted(options)) if key == "kernel" else tuple(options)  # type: ignore[type-var]
         values = [own[name].get(key) if name in own else SKIP for name in layer.names]
         arguments[key] = table.marginal(f"{layer.key}.block", values, ordered, taps=key == "kernel")
     return InvertedResidual(dims, **arguments)

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from ..blocks import BLOCKS, OPTIONS, Block, IRPool, Shape, Skip, block_type
-from ..files import FileError, read_yaml
+from ..files import FileError, InputError, read_yaml
 from ..shapes import Cost, round_to
 
 KEYS = ("name", "input_size", "stages", "defaults")
@@ -19,7 +19,7 @@ MAX_OPTIONS, MAX_BLOCKS, MAX_SIZE, MAX_WIDTH = 1024, 512, 8192, 65536
 DEFAULT_EXPANSION, DEFAULT_DIVISOR = 6, 8
 
 
-class ArchError(ValueError):
+class ArchError(InputError):
     """An arch or a space that is not valid: says which file, stage, block and key, and what would be."""
 
 
@@ -142,13 +142,13 @@ def parse_table(obj: Any, source: str) -> Table:
         raise ArchError(f"{source}: key defaults: must be a mapping of options, not {_show(defaults)}")
     layers = _parse_stages(obj["stages"], defaults, source)
     for size in sizes:
-        map_sizes(layers, size, source)
+        map_sizes(layers, int(size), source)
     return Table(name, tuple(int(size) for size in sizes), layers)
 
 
 def map_sizes(layers: Sequence[Layer], size: int, source: str = "arch") -> list[int]:
     """Sides of the maps: of the image, then after each layer."""
-    found = [int(size)]
+    found = [size]
     for layer in layers:
         found.append(layer.out_size(found[-1]))
         if found[-1] < 1:
@@ -190,7 +190,8 @@ def _parse_row(row: Any, where: str) -> tuple[tuple[str, ...], tuple[int, ...], 
     shape = "[name, channels, stride, repeats, {options}]"
     if not isinstance(row, Sequence) or isinstance(row, str) or not 2 <= len(row) <= 5:
         raise ArchError(f"{where}: a block is {shape}, not {_show(row)}")
-    stride, repeats, options = (*row[2:], *(1, 1, {})[len(row) - 2 :])
+    missing: list[Any] = [1, 1, {}][len(row) - 2 :]
+    stride, repeats, options = [*row[2:], *missing]
     names = (row[0],) if isinstance(row[0], str) else row[0]
     if not isinstance(names, Sequence) or not names:
         raise ArchError(f"{where}: the name must be a block name or a list of them, not {_show(names)}")

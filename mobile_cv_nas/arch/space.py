@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -170,39 +171,44 @@ class SearchSpace:
         """Dynamic programming over (layer, input width): a skip hands on a wider input, so greedy choices are wrong."""
         if by not in ("macs", "params"):
             raise ValueError(f"by must be macs or params, not {by!r}")
-        sign = 1 if largest else -1
+        sign, first = (1 if largest else -1), ("macs", "params") if by == "macs" else ("params", "macs")
 
-        def value(cost: Cost) -> tuple[int, int]:
-            return (sign * cost.macs, sign * cost.params) if by == "macs" else (sign * cost.params, sign * cost.macs)
+        def value(cost: Cost) -> tuple[int, ...]:
+            return tuple(sign * getattr(cost, objective) for objective in first)
 
         which = len(self.input_sizes) - 1 if largest else 0  # costs grow with the maps
         sizes = map_sizes(self.layers, self.input_sizes[which])
-        best: dict[int, tuple[tuple[int, int], Any]] = {self.layers[0].c_in[0]: ((0, 0), None)}
+        # For each width that may reach a layer: the best total so far, and the picks that lead there as a linked list.
+        best: dict[int, tuple[tuple[int, ...], Any]] = {self.layers[0].c_in[0]: ((0, 0), None)}
         for layer, size in zip(self.layers, sizes):
-            after: dict[int, tuple[tuple[int, int], Any]] = {}
-
-            def offer(width: int, total: tuple[int, int], node: Any) -> None:
-                if width not in after or total >= after[width][0]:
-                    after[width] = (total, node)
-
-            # Blocks that cost the same are one; the last of them stands for all.
-            kinds = {(layer.arguments[n][0], *layer.constants(n).items()): n for n in layer.candidates}
-            for c_in, (so_far, node) in best.items():
-                for c, c_out in enumerate(layer.channels):
-                    rows = ((layer.cost(n, c_in, c_out, h, size), n, i) for n in kinds.values() for i, h in enumerate(layer.hidden))
-                    top, name, hidden = max(((value(cost), n, i) for cost, n, i in rows), key=lambda row: row[0])
-                    picks = (layer.key, layer.names.index(name), c, hidden)
-                    offer(c_out, (so_far[0] + top[0], so_far[1] + top[1]), (picks, node))
-                if layer.skip is not None:
-                    offer(c_in, so_far, ((layer.key, layer.skip, 0, 0), node))
+            after: dict[int, tuple[tuple[int, ...], Any]] = {}
+            for c_in, (total, node) in best.items():
+                for c_out, gain, picks in _best_blocks(layer, c_in, size, value):
+                    reached = (total[0] + gain[0], total[1] + gain[1])
+                    if c_out not in after or reached >= after[c_out][0]:
+                        after[c_out] = (reached, (picks, node))
             best = after
-        heads = {width: value(classifier_cost(width, num_classes, sizes[-1] ** 2)) for width in best}
-        winner = max(best, key=lambda width: (best[width][0][0] + heads[width][0], best[width][0][1] + heads[width][1]))
-        picks, node = {"input_size": which}, best[winner][1]
+        ends = []
+        for width, (total, node) in best.items():
+            head = value(classifier_cost(width, num_classes, sizes[-1] ** 2))
+            ends.append(((total[0] + head[0], total[1] + head[1]), width, node))
+        node, found = max(ends)[2], {"input_size": which}
         while node is not None:
-            (key, name, c, hidden), node = node
-            picks |= {f"{key}.block": name, f"{key}.channels": c, f"{key}.hidden": hidden}
-        return self.decode(picks)
+            picks, node = node
+            found |= picks
+        return self.decode(found)
+
+
+def _best_blocks(layer: Layer, c_in: int, size: int, value: Callable[[Cost], tuple[int, ...]]) -> Iterator[tuple[int, Any, Picks]]:
+    """For each width that may leave a layer: the best value of a block that makes it, and its picks."""
+    # Blocks that cost the same are one; the last of them stands for all.
+    kinds = {(layer.arguments[n][0], *layer.constants(n).items()): n for n in layer.candidates}
+    for c, c_out in enumerate(layer.channels):
+        rows = ((layer.cost(n, c_in, c_out, h, size), n, i) for n in kinds.values() for i, h in enumerate(layer.hidden))
+        top, name, hidden = max(((value(cost), n, i) for cost, n, i in rows), key=lambda row: row[0])
+        yield c_out, top, {f"{layer.key}.block": layer.names.index(name), f"{layer.key}.channels": c, f"{layer.key}.hidden": hidden}
+    if layer.skip is not None:
+        yield c_in, (0, 0), {f"{layer.key}.block": layer.skip}
 
 
 def _differences(layer: Layer, one: Layer, name: str, where: str) -> list[str]:
@@ -223,5 +229,5 @@ def _field(options: Sequence[int]) -> Any:
     """A field as it is written: one int, a grid, or a set."""
     if len(options) == 1:
         return options[0]
-    steps = {b - a for a, b in zip(options, options[1:])}
+    steps = {b - a for a, b in itertools.pairwise(options)}
     return [options[0], options[-1], steps.pop()] if len(steps) == 1 else {"any": list(options)}

@@ -46,11 +46,13 @@ class SearchResult:
     supernet: Supernet
 
 
-def search_and_train(cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
+def search_and_train(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None) -> dict[str, Any]:
     """The whole of it, into `cfg.OUTPUT_DIR`: search, derive, train the child in the folder `child`, test it.
 
+    `stop` ends the run after a step; if None is given, SIGTERM and SIGINT do.
+
     Returns:
-        {"finished": False, "folder": ...} if SIGTERM or SIGINT stopped it, state saved; else what `train` returns, and
+        {"finished": False, "folder": ...} if it was stopped, state saved; else what `train` returns, and
         of the search: target, how the arch was derived, candidates, and seconds of both parts in this process.
 
     Raises:
@@ -64,7 +66,7 @@ def search_and_train(cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
     runtime = start_runtime(cfg)
     with contextlib.ExitStack() as stack:
         folder, goes_on = _open_folder(cfg, runtime, resume, stack)
-        stop = stack.enter_context(StopRequest(cfg.CHECKPOINT.MINUTES))
+        stop = stop or stack.enter_context(StopRequest(cfg.CHECKPOINT.MINUTES))
         start = time.monotonic()
         found = search(cfg, space, data, runtime, folder, stop, goes_on)
         if found is None:

@@ -1,0 +1,74 @@
+"""What the tests of the search share: a tiny space, its config, and what two equal runs have in common."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from yacs.config import CfgNode
+
+import mobile_cv_nas as nas
+from mobile_cv_nas.config import load_config
+from mobile_cv_nas.data import build_data
+from mobile_cv_nas.engine import start_runtime
+from mobile_cv_nas.search import Searcher
+
+TINY = """
+name: tiny
+input_size: 8
+stages:
+  - [[conv_k3_hs, 4, 1, 1]]
+  - [[[ir_k3, ir_k5_se_hs], [4, 8, 4], 2, 1, {expansion: [1, 3, 1]}],
+     [[ir_k3_hs, ir_k3_se, skip], [4, 8, 4], 1, 1, {expansion: [1, 2, 1]}]]
+"""
+
+
+def tiny_options(folder: Path, *opts: Any) -> list[str]:
+    """KEY VALUE pairs of a search over `TINY` for four epochs, into `folder`/run; the later of two values counts."""
+    (folder / "tiny.yaml").write_text(TINY)
+    options = {
+        "SEARCH.SPACE": folder / "tiny.yaml",
+        "OUTPUT_DIR": folder / "run",
+        "SEARCH.EPOCHS": 4,
+        "SEARCH.TARGET": 12000,
+        "SEARCH.TOLERANCE": 0.2,
+        "SEARCH.CANDIDATES": 3,
+        "SEARCH.DRAWS": 100,
+        "TRAIN.EPOCHS": 1,
+        "RUNTIME.DEVICE": "cpu",
+    } | dict(zip(opts[::2], opts[1::2], strict=True))
+    return [str(item) for pair in options.items() for item in pair]
+
+
+def tiny_cfg(folder: Path, *opts: Any) -> CfgNode:
+    """The config of `tiny_options`."""
+    return load_config(None, tiny_options(folder, *opts))
+
+
+def build_searcher(cfg: CfgNode) -> Searcher:
+    """A search that has not begun."""
+    return Searcher(cfg, nas.SearchSpace.load(cfg.SEARCH.SPACE), build_data(cfg), start_runtime(cfg))
+
+
+class Quiet:
+    """A monitor that keeps the records."""
+
+    def __init__(self):
+        self.records = []
+
+    def step(self, searcher):
+        pass
+
+    def epoch(self, searcher, record):
+        self.records.append(record)
+
+
+def outcome(folder: Path) -> tuple[list[bytes], dict[str, torch.Tensor]]:
+    """The files and weights that two equal runs must have in common."""
+    state = torch.load(folder / "search.pt", weights_only=True)
+    names = ("arch.yaml", "metrics.jsonl", "result.json", "child/model.safetensors", "child/metrics.jsonl")
+    return [(folder / name).read_bytes() for name in names], state["supernet"]
+
+
+def same(a: tuple, b: tuple) -> bool:
+    """Whether two outcomes agree to the bit."""
+    return a[0] == b[0] and a[1].keys() == b[1].keys() and all(torch.equal(a[1][name], b[1][name]) for name in a[1])

@@ -1,0 +1,60 @@
+"""From alphas to one arch near the target."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from searches import build_searcher, tiny_cfg
+
+import mobile_cv_nas as nas
+from mobile_cv_nas.search import DeriveError, Goal, derive_arch, draw_candidates
+
+
+def test_candidates_are_those_near_the_target_most_probable_first():
+    space = nas.SearchSpace.parse({"input_size": 8, "stages": [[[["ir_k3", "ir_k5"], [4, 16, 4], 2, 1, {"hidden": 8}]]]})
+    weights = {"s0b0.block": torch.tensor([0.7, 0.3]), "s0b0.channels": torch.tensor([0.1, 0.2, 0.3, 0.4])}
+    archs = {}
+    for picks in itertools.product(range(2), range(4)):
+        named = dict(zip(weights, picks, strict=True))
+        archs[space.decode(named)] = math.prod(float(weights[name][i]) for name, i in named.items())
+    costs = sorted(space.cost(arch, 10).macs for arch in archs)
+    goal = Goal("macs", costs[4], 0.1, 10)
+    found = draw_candidates(space, weights, goal, draws=2000, seed=0)
+    near = {arch for arch in archs if goal.met(space.cost(arch, 10).macs)}
+    assert 1 < len(near) < len(archs)
+    assert {candidate.arch for candidate in found} == near
+    chances = [archs[candidate.arch] for candidate in found]
+    assert chances == sorted(chances, reverse=True)
+    assert [math.exp(candidate.log_probability) for candidate in found] == pytest.approx(chances)
+    assert [candidate.cost for candidate in found] == [space.cost(candidate.arch, 10).macs for candidate in found]
+
+
+def test_decided_alphas_far_from_the_target_are_drawn_from_more_widely(caplog):
+    space = nas.SearchSpace.parse({"input_size": 8, "stages": [[["ir_k3", [4, 16, 4], 2, 1, {"hidden": 8}]]]})
+    decided = {"s0b0.channels": torch.tensor([1.0, 0.0, 0.0, 0.0])}
+    target = space.cost(space.largest(10), 10).macs
+    found = draw_candidates(space, decided, Goal("macs", target, 0.01, 10), draws=50, seed=0)
+    assert [candidate.cost for candidate in found] == [target]
+    assert "more widely" in caplog.text
+    with pytest.raises(DeriveError, match=rf"the nearest has {target:,}"):
+        draw_candidates(space, decided, Goal("macs", target * 1.02, 0.01, 10), draws=50, seed=0)
+
+
+def test_the_argmax_is_taken_when_it_is_near_and_else_the_best_candidate(tmp_path):
+    searcher = build_searcher(tiny_cfg(tmp_path))
+    space, supernet = searcher.space, searcher.supernet
+    with torch.no_grad():
+        for alpha in supernet.alpha_parameters():
+            alpha[-1] += 1
+    cost = space.cost(supernet.derive(), 10).macs
+    near = derive_arch(supernet, Goal("macs", cost * 1.04, 0.05, 10), [], [], 10, 1, seed=0)
+    assert (near.how, near.arch) == ("argmax", supernet.derive())
+    images = [images for images, _ in itertools.islice(searcher.loaders["weights"].epoch(0), 3)]
+    val = list(itertools.islice(searcher.loaders["alphas"].epoch(0), 1))
+    goal = Goal("macs", 12000, 0.2, 10)
+    far = derive_arch(supernet, goal, images, val, 200, 3, seed=0)
+    assert (far.how, far.compared) == ("sampled", 3)
+    assert far.within > 3
+    assert goal.met(space.cost(far.arch, 10).macs)
+    assert 0 <= far.score <= 1
