@@ -69,10 +69,8 @@ def overhead(net: nas.Supernet) -> None:
     """The part of a step that is neither features nor weights: noise, gates, masks, effective shapes and cost, and their gradients."""
     net.sample(2.0)
     gates = net.gates()
-    total = net.cost().macs / 1e9
-    for tensor in (*gates.tensors, *gates.residual, *(unit for unit in gates.units if unit is not None)):
-        total = total + tensor.sum()
-    total.backward()
+    tensors = [*gates.tensors, *gates.residual, *(unit for unit in gates.units if unit is not None), net.cost().macs]
+    torch.autograd.backward(tensors, [torch.ones_like(tensor) for tensor in tensors])
     for alpha in net.alpha_parameters():
         alpha.grad = None
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .files import TEMPORARY, FileError, InputError, atomic_open, atomic_write, write_error
+from .files import TEMPORARY, FileError, InputError, atomic_open, atomic_write, read_bytes, write_error
 
 __all__ = [
     "CheckpointError",
@@ -53,14 +53,17 @@ def save_checkpoint(folder: str | os.PathLike, state: dict[str, Any], step: int,
     error (FileError: disk full, folder gone or read-only) the checkpoints that were there stay.
     """
     path = Path(folder) / f"step_{step:09d}.pt"
+    checksum = _checksum_path(path)
+    replaced = checksum.read_text(encoding="ascii") if path.exists() and checksum.exists() else ""
     with atomic_open(path) as file:
         hashing: Any = _HashingFile(file)  # torch only writes to it
-        try:
-            torch.save({"format": FORMAT, "step": step, "state": state}, hashing)
-        except RuntimeError:  # torch's word for a failed write
-            raise hashing.error or RuntimeError(f"{path}: a state that torch cannot save") from None
-        # First the checksum: a crash between the two leaves no checkpoint without one.
-        atomic_write(_checksum_path(path), f"{hashing.digest.hexdigest()}  {path.name}\n")
+        torch.save({"format": FORMAT, "step": step, "state": state}, hashing)
+        # First the checksum: a crash between the two leaves no checkpoint without one, nor one of the same step
+        # that is replaced here.
+        line = f"{hashing.digest.hexdigest()}  {path.name}\n"
+        atomic_write(checksum, line + replaced)
+    if replaced:
+        atomic_write(checksum, line)
     with contextlib.suppress(OSError):
         for old in _checkpoints(path.parent)[keep:]:
             old.unlink()
@@ -91,20 +94,22 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """One checkpoint: `step` and `state`. Raises CheckpointError if it is damaged or of a newer version."""
     path = Path(path)
     try:
-        expected = _checksum_path(path).read_text(encoding="ascii", errors="replace").split(" ")[0]
+        lines = read_bytes(_checksum_path(path), 1000).decode("ascii", errors="replace").splitlines()
         with open(path, "rb") as file:
             digest = hashlib.sha256()
             while block := file.read(1 << 20):
                 digest.update(block)
-            if digest.hexdigest() != expected:
+            if digest.hexdigest() not in [line.split(" ")[0] for line in lines]:
                 raise _Damaged(f"{path}: damaged, its checksum does not match")
             file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise _Damaged(f"{error.filename}: missing") from None
+    except FileError as error:
+        raise _Damaged(error) from None
     except OSError as error:
         raise _Damaged(f"{path}: cannot be read: {error.strerror or error}") from None
-    except _Damaged:
+    except (_Damaged, MemoryError):  # too little memory is no fault of the file
         raise
     except Exception as error:  # torch.load raises many kinds for a file that is not one of its own
         raise _Damaged(f"{path}: not a checkpoint: {' '.join(str(error).split())[:150]}") from None
@@ -141,16 +146,10 @@ class _HashingFile:
     def __init__(self, file: Any):
         self._file = file
         self.digest = hashlib.sha256()
-        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        try:
-            written = self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
         self.digest.update(data)
-        return written
+        return self._file.write(data)
 
     def flush(self) -> None:
         self._file.flush()
@@ -191,6 +190,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "a")  # held until __exit__
+            _LOCKS.add(self._lock)
         except FileExistsError:
             raise FileError(f"{self.path}: a file, where OUTPUT_DIR needs a folder; name another") from None
         except OSError as error:
@@ -198,20 +198,30 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._lock.close()
+            self._release()
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise write_error(self.path, error) from None
             raise FileError(f"{self.path}: another run is using this folder; wait for it or set OUTPUT_DIR") from None
-        for leftover in self.path.rglob(f".*{TEMPORARY}"):
-            leftover.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for leftover in self.path.rglob(f".*{TEMPORARY}"):
+                leftover.unlink(missing_ok=True)
         return self.path
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()  # and with it the lock, as at any death of the process
         with contextlib.suppress(OSError):
             if self._made and os.listdir(self.path) == [".lock"]:  # bad input: nothing is left behind
                 (self.path / ".lock").unlink()
                 self.path.rmdir()
+        self._release()
+
+    def _release(self) -> None:
+        self._lock.close()  # and with it the lock, as at any death of the process
+        _LOCKS.discard(self._lock)
+
+
+# A forked process, such as one that reads images, would keep a lock for the seconds by which it outlives this one.
+_LOCKS: set[Any] = set()
+os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _LOCKS])
 
 
 # -- stopping -----------------------------------------------------------------------------------------

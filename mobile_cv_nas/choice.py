@@ -175,7 +175,9 @@ class ChoiceTable(nn.Module):
         self.register_buffer("_skipped", skipped, persistent=False)
         indicators = [indicator for _, _, indicator in self._marginals]
         self.register_buffer("_indicators", torch.stack(indicators) if indicators else skipped, persistent=False)
-        side = torch.arange(-3, 4).abs()
+        kernels = [slot.options[-1] for slot in self._slots if slot.kind == "taps"]
+        reach = max([1, *kernels]) // 2
+        side = torch.arange(-reach, reach + 1).abs()
         self.register_buffer("_rings", torch.maximum(side[:, None], side[None, :]), persistent=False)
 
     # -- the state of the gates --------------------------------------------------------------------------------------------------
@@ -213,7 +215,7 @@ class ChoiceTable(nn.Module):
 
     def logits(self) -> Tensor:
         """(choices + 1, columns) float64: the alphas, -inf beyond a choice's options."""
-        flat = torch.cat([self._ends, *(self.alpha[_key(choice.name)].float() for choice in self.choices)])
+        flat = torch.cat([self._ends, *(self.alpha[_key(choice.name)] for choice in self.choices)])
         return flat.double().index_select(0, self._index).view(self.noise.shape)  # type: ignore[operator, arg-type]
 
     def gates(self, noise: bool = True) -> Tensor:
@@ -242,8 +244,9 @@ class ChoiceTable(nn.Module):
         found: list[Tensor] = []
         for slot in self._slots:
             if slot.kind == "taps":
-                crop = (7 - slot.options[-1]) // 2
-                found.append(taps[slot.position][crop : 7 - crop, crop : 7 - crop])
+                side, tap = taps[slot.position].shape[0], taps[slot.position]
+                crop = (side - slot.options[-1]) // 2
+                found.append(tap[crop : side - crop, crop : side - crop] if crop else tap)
             else:
                 found.append((masks if slot.kind == "mask" else marginals)[slot.position])
         return found

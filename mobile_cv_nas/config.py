@@ -204,6 +204,8 @@ def validate(cfg: CfgNode) -> None:
     for key, value in flatten(cfg):
         if key in _CHOICES and value not in _CHOICES[key]:
             raise ConfigError(f"{key}: {value!r} does not exist; {nearest(str(value), _CHOICES[key])}")
+        if isinstance(value, str) and "\0" in value:
+            raise ConfigError(f"{key}: {value!r} holds a NUL character; no name can")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             low, high = _RANGES.get(key, (0, _ANY))
             if not (math.isfinite(value) and low <= value <= high):

@@ -52,6 +52,16 @@ class Effective(nn.Module):
         num_classes: of the classifier.
     """
 
+    _widths: Tensor
+    _image: Tensor
+    _c_out: Tensor
+    _skip: Tensor
+    _block_rows: Tensor
+    _adds: Tensor
+    _hidden_rows: Tensor
+    _hidden_values: Tensor
+    _areas: Tensor
+
     def __init__(self, space: SearchSpace, table: ChoiceTable, in_channels: int, num_classes: int):
         super().__init__()
         layers, self.num_classes = space.layers, num_classes
@@ -99,11 +109,11 @@ class Effective(nn.Module):
         system (exact at one-hot gates, where it only copies).
         """
         flat = gates.flatten()
-        own = flat[self._c_out]  # type: ignore[index]
-        skip = flat[self._skip]  # type: ignore[index]
+        own = flat.index_select(0, self._c_out.flatten()).view(self._c_out.shape)
+        skip = flat.index_select(0, self._skip)
         chain = torch.eye(len(skip), dtype=gates.dtype, device=gates.device) - torch.diag(skip[1:], -1)
         leaves = torch.linalg.solve_triangular(chain, (1 - skip)[:, None] * own, upper=False, unitriangular=True)
-        return torch.cat([self._image, leaves[:-1]]), own, leaves  # type: ignore[list-item]
+        return torch.cat([self._image, leaves[:-1]]), own, leaves
 
     def residual(self, gates: Tensor) -> tuple[Tensor, Tensor]:
         """(layers,) each: the weight of a layer's input in its output, and the part of it that is the skip's gate.
@@ -111,17 +121,17 @@ class Effective(nn.Module):
         A block adds its input with the probability that the two widths agree; a skip always.
         """
         enters, own, _ = self.widths(gates)
-        skip = gates.flatten()[self._skip]  # type: ignore[index]
-        adds = (gates[self._block_rows] * self._adds).sum(1)  # type: ignore[index, operator]
+        skip = gates.flatten().index_select(0, self._skip)
+        adds = (gates.index_select(0, self._block_rows) * self._adds).sum(1)
         return (enters * own).sum(1) * adds + skip, skip
 
     def sizes(self, gates: Tensor) -> Tensor:
         """(sizes,) the gates of the input sizes."""
-        return gates[self._size_row, : len(self._areas)]  # type: ignore[arg-type]
+        return gates[self._size_row, : len(self._areas)]
 
     def areas(self, gates: Tensor) -> Tensor:
         """(layers + 1,) expected pixels of the image and of each layer's output: sum_r g_r h_r w_r."""
-        return self.sizes(gates) @ self._areas  # type: ignore[operator]
+        return self.sizes(gates) @ self._areas
 
     def shapes(self, gates: Tensor) -> list[tuple[float, float]]:
         """Effective channels (Eq. 5) and side (Eq. 6) of the image and of each layer's output, for reports.
@@ -129,18 +139,18 @@ class Effective(nn.Module):
         Averages of each dimension alone; `cost` does not use them, since the cost of the averages is not the average cost.
         """
         enters, _, leaves = self.widths(gates)
-        channels = torch.cat([enters[:1], leaves]) @ self._widths  # type: ignore[operator]
-        sides = self.sizes(gates) @ self._areas.sqrt()  # type: ignore[operator]
+        channels = torch.cat([enters[:1], leaves]) @ self._widths
+        sides = self.sizes(gates) @ self._areas.sqrt()
         return list(zip(channels.tolist(), sides.tolist()))
 
     def cost(self, gates: Tensor) -> Cost:
         """Expected MACs and parameters of the child under independent choices (Eq. 10), classifier included; float64."""
         enters, own, leaves = self.widths(gates)
-        hidden = (gates[self._hidden_rows] * self._hidden_values).sum(1).view(3, -1)  # type: ignore[index, operator]
+        hidden = (gates.index_select(0, self._hidden_rows) * self._hidden_values).sum(1).view(3, -1)
         areas = self.areas(gates)
-        channels = torch.stack([enters @ self._widths, own @ self._widths])  # type: ignore[operator]
+        channels = torch.stack([enters @ self._widths, own @ self._widths])
         dims = torch.cat([channels, hidden, areas[None, :-1], areas[None, 1:]])
         flat = gates.flatten()
         total = sum(group(flat, dims) for group in self.candidates)
-        head = classifier_cost(leaves[-1] @ self._widths, self.num_classes, areas[-1])  # type: ignore[operator]
+        head = classifier_cost(leaves[-1] @ self._widths, self.num_classes, areas[-1])
         return Cost(total[0], total[1]) + head  # type: ignore[index]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import inspect
 import json
 import logging
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from .config import ConfigError, flatten
+from .data import Loader
 from .files import FileError, InputError, atomic_write, write_error
 
 _LOG = logging.getLogger(__name__)
@@ -30,7 +33,9 @@ RESULT = "result.json"  # written last: a folder that has it holds a finished ru
 CHECKPOINTS = "checkpoints"
 
 # Keys that may differ when a run goes on: they change where or how often, but not what is computed.
-_FREE = ("OUTPUT_DIR", "MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE", "DATA.ROOT", "DATA.WORKERS", "RUNTIME.TIMEOUT")
+# Those named ON_NAN let it past a step that failed.
+_FREE = ("OUTPUT_DIR", "MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE", "DATA.ROOT", "DATA.WORKERS", "RUNTIME.TIMEOUT",
+         "SEARCH.ON_NAN", "TRAIN.ON_NAN")  # fmt: skip
 
 
 class NotFinite(InputError):
@@ -204,7 +209,10 @@ def open_run(folder: Path, resume: bool) -> bool:
     A new run replaces a finished one. Raises FileError if it would replace an unfinished one.
     """
     checkpoints = folder / CHECKPOINTS
-    found = checkpoints.is_dir() and any(name.endswith(".pt") for name in os.listdir(checkpoints))
+    try:
+        found = checkpoints.is_dir() and any(name.endswith(".pt") for name in os.listdir(checkpoints))
+    except OSError as error:
+        raise FileError(f"{checkpoints}: cannot be read: {error.strerror}") from None
     if resume or _restarts():
         if not found:
             _LOG.warning("%s: no checkpoint yet; starting from the beginning", folder)
@@ -238,40 +246,73 @@ class MetricsLog:
     def __init__(self, folder: Path, active: bool, position: int = 0, step: int = 0):
         """Goes on after `position` bytes, at `step`: what an interrupted run wrote later is dropped."""
         self._file = self._board = None
+        self._path = folder / "metrics.jsonl"
         if not active:
             return
         from torch.utils.tensorboard import SummaryWriter
 
         try:
-            self._file = open(folder / "metrics.jsonl", "ab")  # noqa: SIM115  (held until close)
-            self._file.truncate(position)
+            self._file = open(self._path, "a+b", buffering=0)  # noqa: SIM115  (held until close)
+            self._cut(position)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
         except OSError as error:
-            raise write_error(folder / "metrics.jsonl", error) from None
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+            self.close()
+            raise write_error(self._path, error) from None
+
+    def _cut(self, position: int) -> None:
+        assert self._file is not None
+        size = os.fstat(self._file.fileno()).st_size
+        if size < position:  # removed or restored by hand: what is left of it, up to its last whole line
+            _LOG.warning("%s: %d bytes are missing that an earlier part of this run wrote; going on without", self._path, position - size)
+            self._file.seek(0)
+            position = self._file.read().rfind(b"\n") + 1
+        self._file.truncate(position)
 
     @property
     def position(self) -> int:
-        """Bytes written so far; a checkpoint keeps it."""
-        return 0 if self._file is None else os.fstat(self._file.fileno()).st_size
+        """Bytes written so far, made to last; a checkpoint keeps the number. Raises FileError."""
+        if self._file is None:
+            return 0
+        try:
+            os.fsync(self._file.fileno())
+            return os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise write_error(self._path, error) from None
 
     def write(self, step: int, **record: Any) -> None:
-        """One record. Numbers are also drawn over `step`."""
+        """One record. Numbers are also drawn over `step`. Raises FileError."""
         if self._file is None or self._board is None:
             return
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        line = json.dumps({"step": step, **finite}).encode() + b"\n"
         try:
-            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-            self._file.write(json.dumps({"step": step, **finite}).encode() + b"\n")
-            self._file.flush()
+            if self._file.write(line) < len(line):  # the rest did not fit
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            for name, value in record.items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                    self._board.add_scalar(name, value, step)
         except OSError as error:
-            raise write_error(self._file.name, error) from None
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-                self._board.add_scalar(name, value, step)
+            raise write_error(self._path, error) from None
 
     def close(self) -> None:
-        if self._file is not None and self._board is not None:
-            self._file.close()
-            self._board.close()
+        """What cannot be written any more was reported before, or is of TensorBoard alone."""
+        for file in (self._file, self._board):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+
+
+def count_skipped(runtime: Runtime, loaders: Iterable[Loader]) -> int:
+    """Images that could not be read, over all loaders and processes; a call that all processes make.
+
+    Raises DataError where they are too many together: each process by itself sees only its own.
+    """
+    total = 0
+    for loader in loaders:
+        skipped = set().union(*runtime.gather(loader.skipped))
+        loader.check_skipped(len(skipped))
+        total += len(skipped)
+    return total
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

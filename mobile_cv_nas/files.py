@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import stat
@@ -23,6 +24,10 @@ TEMPORARY = ".tmp"  # how the names of unfinished files end
 class InputError(ValueError):
     """Anything the user can put right: the command lines print it as one line and exit with code 2."""
 
+    def __init__(self, message: object = ""):
+        # keys and names come from files: a line break or an escape sequence in one must not reach a terminal
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message)))
+
 
 class FileError(InputError):
     """A file that cannot be read, written or trusted."""
@@ -36,8 +41,11 @@ def read_bytes(path: str | os.PathLike, max_bytes: int) -> bytes:
     try:
         # O_NONBLOCK: opening a named pipe must not wait for a writer
         with open(os.open(os.fspath(path), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise FileError(f"{path}: not a regular file")
+            if status.st_size > max_bytes:  # before it fills the memory
+                raise FileError(f"{path}: larger than the limit of {max_bytes:,} bytes for such a file")
             data = file.read(max_bytes + 1)
     except FileNotFoundError:
         raise FileError(f"{path}: no such file; check the name and the folder you run from") from None
@@ -49,7 +57,7 @@ def read_bytes(path: str | os.PathLike, max_bytes: int) -> bytes:
         raise
     except (ValueError, TypeError) as error:
         raise FileError(f"{path!r}: not a file name: {error}") from None
-    if len(data) > max_bytes:
+    if len(data) > max_bytes:  # it grew, or is of a kind that has no size
         raise FileError(f"{path}: larger than the limit of {max_bytes:,} bytes for such a file")
     return data
 
@@ -177,22 +185,39 @@ def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
     read-only, or the disk is full.
     """
     path = Path(path)
-    temporary = None
+    temporary: Path | None = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    raw = None
     try:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-        with open(temporary, "wb") as file:
-            yield file
+        raw = _Raw(temporary, "w")
+        with io.BufferedWriter(raw) as file:
+            yield file  # type: ignore[misc]  # a BinaryIO in all but name
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(raw.fileno())
         os.replace(temporary, path)
         temporary = None
         _sync_folder(path.parent)
-    except OSError as error:
-        raise write_error(path, error) from None
+    except Exception as error:
+        cause = raw.error if raw is not None and raw.error is not None else error
+        if isinstance(cause, OSError):
+            raise write_error(path, cause) from None
+        raise
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+class _Raw(io.FileIO):
+    """Remembers the error of a failed write: torch and others report it as something else."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def atomic_write(path: str | os.PathLike, data: bytes | str) -> None:

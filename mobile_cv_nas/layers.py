@@ -17,7 +17,7 @@ from .choice import Dist, Gates, largest
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hswish": nn.Hardswish, "silu": nn.SiLU}
 SE_GATES: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "hsigmoid": nn.Hardsigmoid}
-_FUNCTIONS = {"relu": F.relu, "relu6": F.relu6, "hswish": F.hardswish, "silu": F.silu}
+_FUNCTIONS: dict[str, Any] = {"relu": F.relu, "relu6": F.relu6, "hswish": F.hardswish, "silu": F.silu}
 _GATES: dict[Any, Any] = {"sigmoid": torch.sigmoid, "hsigmoid": F.hardsigmoid}
 
 
@@ -42,10 +42,10 @@ class _Blend(torch.autograd.Function):
 
 
 def activate(x: Tensor, activation: str | Dist, gates: Gates) -> Tensor:
-    """The activation `x` gets under the gates: one of the options, or the gated blend of relu and hswish."""
+    """The activation `x` gets under the gates: one of the options, or the gated blend of relu and hswish; may work in place."""
     weights = gates.tensor(activation)
     if weights is None:
-        return _FUNCTIONS[gates.value(activation)](x)
+        return _FUNCTIONS[gates.value(activation)](x, inplace=True)
     return _Blend.apply(x, weights[activation.options.index("hswish")])  # type: ignore[union-attr]
 
 

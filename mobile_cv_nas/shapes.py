@@ -106,5 +106,9 @@ class _Place(torch.autograd.Function):
 
 
 def place(total: Tensor, part: Tensor) -> Tensor:
-    """Adds `part` (N, C, h, h) in place into the pixels of `total` (N, C, H, H) it was subsampled from (Fig. 2, D)."""
+    """Adds `part` (N, C, h, h) into the pixels of `total` (N, C, H, H) it was subsampled from (Fig. 2, D); may work in place."""
+    if torch.compiler.is_compiling():  # the compiler reads no custom backward that works in place, and needs none
+        index = subsample_index(part.shape[-1], total.shape[-1], part.device)
+        rows = part.new_zeros(*part.shape[:3], total.shape[-1]).index_copy(3, index, part)
+        return total.index_add(2, index, rows)
     return _Place.apply(total, part)

@@ -28,6 +28,9 @@ class Supernet(nn.Module):
     Shapes: images (N, in_channels, S, S) at the space's largest input size to logits (N, num_classes).
     """
 
+    _unit_rows: Tensor
+    _unit_flags: Tensor
+
     def __init__(self, space: SearchSpace, num_classes: int, in_channels: int, sharing: str, recompute: bool, resolution: str):
         super().__init__()
         self.space, self.resolution, self.in_channels = space, resolution, in_channels
@@ -127,7 +130,7 @@ class Supernet(nn.Module):
             blocks = [picked.get(f"{layer.key}.block", 0) for layer in self.space.layers]
             return Gates(picked=self.table.picks(), blocks=blocks)
         gates = self.table.gates()
-        summed = (gates[self._unit_rows] * self._unit_flags).sum(1).float().unbind()  # type: ignore[index, operator]
+        summed = (gates.index_select(0, self._unit_rows) * self._unit_flags).sum(1).float().unbind()
         residual, skip = self.effective.residual(gates)
         return Gates(
             tensors=self.table.tensors(gates),

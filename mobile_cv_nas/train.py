@@ -31,6 +31,7 @@ from .engine import (
     MetricsLog,
     NotFinite,
     Runtime,
+    count_skipped,
     epoch_line,
     fingerprint,
     open_run,
@@ -224,8 +225,8 @@ class Trainer:
         again = f" {self.dropped_in_a_row} times in a row" if self.dropped_in_a_row > 1 else ""
         raise NotFinite(
             f"step {self.steps_done + 1} (epoch {self.epoch + 1}): {term} is not finite{again} at learning rate "
-            f"{rate:.4g}; the state before it is saved in {self.folder / CHECKPOINTS}. Lower TRAIN.LR, set "
-            "TRAIN.CLIP_GRAD, or set TRAIN.ON_NAN skip"
+            f"{rate:.4g}; the state before it is saved in {self.folder / CHECKPOINTS}: --resume with TRAIN.ON_NAN skip, "
+            "or start again with a lower TRAIN.LR or with TRAIN.CLIP_GRAD"
         )
 
     def _show(self, bar: Any, rate: float) -> None:
@@ -255,9 +256,7 @@ class Trainer:
         self.save(log)
 
     def _skipped(self) -> int:
-        """Images that could not be read, over all processes."""
-        loaders = (self.loader, self.val, self.test)
-        return sum(len(set().union(*self.runtime.gather(loader.skipped))) for loader in loaders)
+        return count_skipped(self.runtime, (self.loader, self.val, self.test))
 
     def _finish(self) -> dict[str, Any]:
         """Tests the result and writes it."""

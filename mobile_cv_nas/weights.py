@@ -54,6 +54,9 @@ def load_weights(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
         raise WeightsError(f"{path}: not a whole safetensors file ({reason}); copy or download it again") from None
     if not isinstance(content, dict) or content.get("version", 1) != 1:
         raise WeightsError(f"{path}: written by a newer version of this library; upgrade it")
+    classes = content.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise WeightsError(f"{path}: its names of the classes are not a list of text; save it again")
     if "sha256" in content and content["sha256"] != _digest(tensors):
         raise WeightsError(f"{path}: damaged, its checksum does not match; copy or download it again")
     return tensors, content
@@ -77,6 +80,13 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, new_
         for name in [n for n in state if n.startswith("classifier.") and n in own and state[n].shape != own[n].shape]:
             _LOG.warning("%s: %s is of other classes and starts at random", source, name)
             state[name] = own[name]
+    check_fit(model, state, source)
+    model.load_state_dict(state)
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Raises WeightsError naming the first name or shape that does not fit."""
+    own = model.state_dict()
     for name in [*own, *state]:
         if name not in state or name not in own:
             where = "misses" if name not in state else "has an unknown"
@@ -86,7 +96,6 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, new_
                 f"{source}: {name} is {tuple(state[name].shape)} and should be {tuple(own[name].shape)}; "
                 "the weights of another arch or other classes"
             )
-    model.load_state_dict(state)
 
 
 def find_arch(name: str) -> ArchDef:
@@ -118,9 +127,13 @@ def load_network(cfg: CfgNode) -> tuple[Network, list[str]]:
         return model_zoo.fbnet_builder(cfg.MODEL.ARCH, pretrained, weights=None if pretrained else path), []
     state, content = load_weights(path)
     arch = find_arch(cfg.MODEL.ARCH) if cfg.MODEL.ARCH else weights_arch(content, path)
-    if "classifier.weight" not in state:
+    head = state.get("classifier.weight")
+    if head is None or head.ndim != 2 or not head.numel():
         raise WeightsError(f"{path}: has no classifier.weight: not the weights of a network of this library")
-    network = build_model(arch, num_classes=len(state["classifier.weight"]))
+    with torch.device("meta"):  # a file that names a huge arch must not fill the memory
+        like = build_model(arch, num_classes=len(head))
+    check_fit(like, state, path)
+    network = build_model(arch, num_classes=len(head))
     fit_weights(network, state, path)
     return network, list(content.get("classes", []))
 

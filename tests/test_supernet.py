@@ -8,6 +8,7 @@ import random
 
 import pytest
 import torch
+import torch._dynamo.testing
 import torch.nn.functional as F
 from spaces import DEEP, SPACES, TINY, decide, members, parsed, random_alphas, randomise, relative, samples
 
@@ -274,3 +275,21 @@ def test_errors() -> None:
 def test_gates_of_a_plain_value() -> None:
     assert Gates().value(5) == 5
     assert Gates().tensor(5) is None
+
+
+@pytest.mark.parametrize("sharing", SHARINGS)
+@pytest.mark.parametrize("table", [TINY, DEEP], ids=["tiny", "deep"])
+def test_one_compilation_serves_all_gates(table: dict, sharing: str) -> None:
+    """No graph break, and no recompilation as noise and temperature change."""
+    torch._dynamo.reset()
+    supernet = nas.build_supernet(parsed(table), num_classes=10, sharing=sharing)
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(supernet, backend=counter, fullgraph=True)
+    image = torch.randn(4, 3, 24, 24)
+    for temperature in (5.0, 2.0, 0.2):
+        supernet.sample(temperature)
+        compiled(image).sum().backward()
+    assert counter.frame_count == 1
+    supernet.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image), supernet(image))

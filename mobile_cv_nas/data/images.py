@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ from yacs.config import CfgNode
 
 MAX_PIXELS = 89_478_485  # an image of more would need over 256 MiB; Pillow warns from here on
 MAX_ASPECT = 8  # the middle of a longer image is taken before it is resized: 1x10000 pixels must not become gigabytes
+# By content, whatever the name says. Of others Pillow reads, some run programs (EPS) or are little tried.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "PPM", "BMP", "GIF", "TIFF")
 
 
 class BadImage(Exception):
@@ -28,7 +31,7 @@ def decode(image: Any) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata; sizes are checked here
-            with open(image, "rb") as file, Image.open(file) as opened:
+            with open(image, "rb", opener=_at_once) as file, Image.open(file, formats=FORMATS) as opened:
                 width, height = opened.size
                 if width * height > MAX_PIXELS:
                     raise BadImage(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
@@ -37,6 +40,11 @@ def decode(image: Any) -> Any:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything for damaged data
         raise BadImage(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a named pipe without waiting for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _to_rgb(image: Any) -> Any:

@@ -190,11 +190,15 @@ class Loader:
             self.skipped.add(position)
             name = self.split.source.name(self.split.indices[position])
             _LOG.warning("%s: skipped, %s", name, reason)
-            if len(self.skipped) > self.max_skipped * len(self.split):
-                raise DataError(
-                    f"{name}: cannot be read ({reason}); with it {len(self.skipped)} of {len(self.split)} images, more "
-                    f"than DATA.MAX_SKIPPED_SHARE {self.max_skipped:g}; mend the data or raise that share"
-                )
+            self.check_skipped(len(self.skipped), f"{name}: cannot be read ({reason}); with it ")
+
+    def check_skipped(self, count: int, context: str = "") -> None:
+        """Raises DataError, which begins with `context`, if `count` images are too many to go on without."""
+        if count > self.max_skipped * len(self.split):
+            raise DataError(
+                f"{context}{count} of {len(self.split)} images cannot be read, more than DATA.MAX_SKIPPED_SHARE "
+                f"{self.max_skipped:g}; mend the data or raise that share"
+            )
 
 
 class _Keys:
@@ -214,7 +218,8 @@ def _identity(batch: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # both may reach every process of a job; the main one decides
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
