@@ -12,7 +12,7 @@ STAMP  := $(VENV)/.installed
 
 setup: $(STAMP)
 
-$(STAMP): setup.py pyproject.toml
+$(STAMP): setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "setuptools>=77" wheel
 	$(BIN)/python -m pip install --quiet --editable ".[test]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import statistics
 import time
@@ -79,15 +80,21 @@ def saved_bytes(forward: Callable[[], Tensor], apart: Iterable[Tensor]) -> int:
     return sum(size for ref, size in kept.items() if ref not in known)
 
 
-def peak_bytes(step: Callable[[], object]) -> int:
-    """Most bytes of tensors that existed at once during `step`, of those it made itself; memory inside a kernel does not count."""
+def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
+    """Most bytes that existed at once during `step`, of those it made itself; on a GPU as its allocator counts them."""
+    if device.type == "cuda":
+        gc.collect()
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) - before
     with _Allocations() as made:
         step()
     return made.peak
 
 
 def state_bytes(parameters: Iterable[Tensor], buffers: Iterable[Tensor], optimizers: Iterable[torch.optim.Optimizer]) -> int:
-    """Bytes of parameters, their gradients, buffers and the optimizers' state, after a step."""
+    """Bytes of parameters, buffers, gradients that exist now, and the optimizers' state."""
     tensors = [*parameters, *buffers]
     tensors += [tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None]
     for optimizer in optimizers:

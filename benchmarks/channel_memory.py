@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gc
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -124,7 +123,7 @@ class Row:
     options: int
     saved: int
     total: int
-    peak: int | None
+    peak: int
     seconds: float | None
 
 
@@ -158,33 +157,27 @@ class Bench:
         self.model.sample(1.0)
         return F.cross_entropy(self.model(self.images), self.targets)
 
-    def step(self) -> None:
-        """One training step of weights and alphas; it leaves the gradients."""
+    def clear(self) -> None:
+        """Frees the gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
+
+    def step(self) -> None:
+        """One training step of weights and alphas; it leaves the gradients."""
+        self.clear()
         self.loss().backward()
         for optimizer in self.optimizers:
             optimizer.step()
 
     def memory(self) -> Row:
         """Exact bytes of one step."""
-        self.step()
+        self.step()  # makes gradients and the optimizers' state
         tensors = list(self.model.parameters()), list(self.model.buffers())
-        saved = saved_bytes(self.loss, [*tensors[0], *tensors[1]])
         state = state_bytes(*tensors, self.optimizers)
-        return Row(self.method, self.options, saved, saved + state, self._peak(state), None)
-
-    def _peak(self, state: int) -> int | None:
-        if self.device.type == "meta":
-            return None
-        if self.device.type == "cpu":
-            return peak_bytes(self.step) + state
-        gc.collect()
-        before = torch.cuda.memory_allocated(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        self.step()
-        # What other networks of this run hold is not this one's.
-        return torch.cuda.max_memory_allocated(self.device) - before + state
+        self.clear()
+        saved = saved_bytes(self.loss, [*tensors[0], *tensors[1]])
+        peak = state_bytes(*tensors, self.optimizers) + peak_bytes(self.step, self.device)
+        return Row(self.method, self.options, saved, saved + state, peak, None)
 
 
 def measure(args: argparse.Namespace) -> list[Row]:
@@ -210,12 +203,11 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         first = next(r for r in rows if r.method == row.method)
-        peak = "" if row.peak is None else f"{row.peak / MIB:.1f}"
         step = growth = ""
         if row.seconds is not None and first.seconds is not None:
             step, growth = f"{row.seconds * 1e3:.0f}", f"{row.seconds / first.seconds:.3f}"
         memory = f"{row.saved / MIB:.2f}", f"{row.total / MIB:.2f}", f"{row.total / first.total:.4f}"
-        lines.append([row.method, row.options, *memory, peak, step, growth])
+        lines.append([row.method, row.options, *memory, f"{row.peak / MIB:.1f}", step, growth])
     headers = ["method", "options", "saved MiB", "all MiB", "growth", "peak MiB", "step ms", "growth"]
     return tabulate(lines, headers, disable_numparse=True, colalign=("left", *["right"] * 7))
 

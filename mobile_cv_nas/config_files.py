@@ -20,16 +20,17 @@ class ConfigError(InputError):
     """A key that does not exist or a value that cannot be."""
 
 
-def merge_file(cfg: CfgNode, defaults: CfgNode, path: str | os.PathLike, sources: dict[str, str], is_base: bool = False) -> None:
+def merge_file(cfg: CfgNode, defaults: CfgNode, path: str | os.PathLike, sources: dict[str, str], base_of: Path | None = None) -> None:
     """Sets the values of a YAML file in `cfg`, those of its `_BASE_` (one level, relative to the file) first.
 
-    `sources` receives the file of every key that was set. Raises ConfigError naming file, key and remedy.
+    `base_of` is the file whose base it is. `sources` receives the file of every key that was set. Raises ConfigError
+    naming file, key and remedy.
     """
     path = Path(path)
     try:
         content = read_yaml(path)
     except FileError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(f"{base_of}: _BASE_: {error}" if base_of else str(error)) from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, not a {type(content).__name__}")
     content = dict(content)
@@ -38,11 +39,11 @@ def merge_file(cfg: CfgNode, defaults: CfgNode, path: str | os.PathLike, sources
         raise ConfigError(f"{path}: VERSION: {version} is newer than this library reads ({defaults.VERSION}); upgrade it")
     base = content.pop("_BASE_", None)
     if base is not None:
-        if is_base:
+        if base_of:
             raise ConfigError(f"{path}: _BASE_: a base may not have a base of its own; merge the two files")
         if not isinstance(base, str):
             raise ConfigError(f"{path}: _BASE_: {short(base)} is not a file name")
-        merge_file(cfg, defaults, path.parent / os.path.expanduser(base), sources, is_base=True)
+        merge_file(cfg, defaults, path.parent / os.path.expanduser(base), sources, path)
     seen = set()
     for key, value in _flatten_dict(content, str(path), defaults):
         if key in seen:

@@ -8,8 +8,11 @@ import os
 import pickle
 import shutil
 import tempfile
+import urllib.request
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
+from http.client import HTTPException
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from torch import nn
 
 from mobile_cv_nas.build import Network, build_model
 from mobile_cv_nas.files import InputError
-from mobile_cv_nas.weights import WeightsError
+from mobile_cv_nas.weights import MAX_BYTES, WeightsError
 from mobile_cv_nas.weights import load_weights as load_safetensors
 
 from .card import Card
@@ -88,21 +91,47 @@ def _check_url(url: str, name: str) -> None:
         raise WeightsError(f"{name}: the weight URL {url!r} is refused: only https:// and file:// are fetched")
 
 
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect where `_check_url` would go itself: never from https to http, nor to a file of this machine."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if urlsplit(newurl).scheme != "https":
+            raise WeightsError(f"redirected to {newurl!r}: refused, only https:// is followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _fetch(url: str, path: Path, progress: bool) -> None:
+    """Downloads a file of at most MAX_BYTES. Raises OSError, ValueError or WeightsError."""
+    from tqdm import tqdm
+
+    opener = urllib.request.build_opener(_SafeRedirects)
+    with opener.open(url, timeout=60) as response, open(path, "wb") as file:
+        size = int(response.headers.get("Content-Length") or 0)
+        bar = tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name, disable=not progress)
+        with bar:
+            while chunk := response.read(1 << 20):
+                file.write(chunk)
+                bar.update(len(chunk))
+                if file.tell() > MAX_BYTES:
+                    raise WeightsError(f"larger than the limit of {MAX_BYTES:,} bytes for weights")
+            if file.tell() < size:
+                raise OSError(f"the connection ended after {file.tell():,} of {size:,} bytes")
+
+
 def _download(card: Card, url: str, target: Path, progress: bool) -> None:
     """Fetches into a folder of its own beside the target, checks the file whole, then renames it."""
-    from iopath.common.download import download
-
     folder = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=".download-", dir=target.parent)
-        path = Path(download(url, folder, filename=target.name, progress=progress))
+        path = Path(folder) / target.name
+        _fetch(url, path, progress)
         _check_hash(path, card.weights.sha256 if card.weights else None)
         _read_card(path, card)
         os.replace(path, target)
     except WeightsError as error:
         raise WeightsError(f"{card.name}: the download of {url} is not what it should be: {error}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise WeightsError(
             f"{card.name}: the weights could not be downloaded ({reason}); fetch {url} by other means and put it at {target}"
@@ -170,9 +199,12 @@ def _load_file(path: Path) -> Any:
         raise WeightsError(f"{path}: not a file; give the file that holds the weights")
     if path.stat().st_size == 0:
         raise WeightsError(f"{path}: empty; delete the file and fetch it again")
+    if path.stat().st_size > MAX_BYTES:
+        raise WeightsError(f"{path}: larger than the limit of {MAX_BYTES:,} bytes for weights")
     try:
         if path.suffix == ".safetensors":
             return load_safetensors(path)[0]
+        _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on odd pickles torch warns first, then fails
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -188,6 +220,14 @@ def _load_file(path: Path) -> Any:
     except Exception as error:  # whatever a damaged file makes the readers raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise WeightsError(f"{path}: cannot be read, truncated or not a checkpoint ({reason}); fetch it again") from None
+
+
+def _check_archive(path: Path) -> None:
+    """Torch stores without compression: a zip file that has any may be a small one of gigabytes."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
+                raise WeightsError(f"{path}: refused: a compressed archive, which torch does not write; fetch it again")
 
 
 def _state_dict(content: Any, path: Path) -> Mapping[str, torch.Tensor]:

@@ -1,4 +1,7 @@
+import errno
+import json
 import logging
+import multiprocessing
 import os
 import random
 import resource
@@ -11,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny_arch
+from safetensors.torch import save_file
 
-from mobile_cv_nas import build_model
+from mobile_cv_nas import ArchDef, build_model
 from mobile_cv_nas.checkpoint import (
     CheckpointError,
     RunFolder,
@@ -24,8 +28,9 @@ from mobile_cv_nas.checkpoint import (
     save_checkpoint,
     set_rng_state,
 )
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.files import FileError
-from mobile_cv_nas.weights import WeightsError, fit_weights, load_weights, save_weights
+from mobile_cv_nas.weights import WeightsError, fit_weights, load_network, load_weights, save_weights
 
 
 def state(value):
@@ -76,6 +81,25 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog, dama
     assert "step_000000002.pt" in caplog.text
     save_checkpoint(tmp_path, state(3), 3, keep=2)  # the damaged one does not count
     assert names(tmp_path) == ["step_000000001.pt", "step_000000003.pt"]
+
+
+def test_a_save_of_the_same_step_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, state(1), 7, keep=1)
+    rename = os.replace
+
+    def full(source, target):  # at the last moment, as when a quota is found to be used up
+        if str(target).endswith(".pt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(FileError, match="the disk is full"):
+        save_checkpoint(tmp_path, state(2), 7, keep=1)
+    assert load_latest(tmp_path)["value"] == 1
+    monkeypatch.undo()
+    save_checkpoint(tmp_path, state(3), 7, keep=1)
+    assert load_latest(tmp_path)["value"] == 3
+    assert len((tmp_path / "step_000000007.pt.sha256").read_text().splitlines()) == 1
 
 
 def test_where_no_checkpoint_is_whole(tmp_path):
@@ -150,6 +174,58 @@ def test_one_run_a_folder(tmp_path):
         assert "another run is using this folder" in other.stderr
     with RunFolder(tmp_path / "run") as folder:
         assert os.listdir(folder) == [".lock"]  # what an interrupted write left is gone
+
+
+def test_the_lock_ends_with_its_run_though_readers_live_on(tmp_path):
+    code = f"""
+import os, signal, time
+from mobile_cv_nas.checkpoint import RunFolder
+with RunFolder({str(tmp_path)!r}):
+    child = os.fork()
+    if not child:
+        os.close(1)
+        time.sleep(60)
+        os._exit(0)
+    print(child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
+    child = int(ended.stdout)
+    try:
+        with RunFolder(tmp_path):
+            os.kill(child, 0)  # is alive
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_read_only_folder_is_said(tmp_path):
+    save_checkpoint(tmp_path, state(1), 1)
+    (tmp_path / ".lock").touch()
+    for path in (tmp_path, *tmp_path.iterdir()):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+    def attempt(queue):
+        if os.getuid() == 0:  # root may write anywhere
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        for action in (lambda: save_checkpoint(tmp_path, state(2), 2), RunFolder(tmp_path).__enter__):
+            try:
+                queue.put(str(action()))
+            except FileError as error:
+                queue.put(str(error))
+
+    for parent in tmp_path.parents[:2]:  # pytest's own folders are closed to others
+        parent.chmod(parent.stat().st_mode | 0o755)
+    fork = multiprocessing.get_context("fork")
+    queue = fork.SimpleQueue()
+    child = fork.Process(target=attempt, args=(queue,))
+    child.start()
+    messages = [queue.get(), queue.get()]
+    child.join()
+    tmp_path.chmod(0o755)
+    assert all("no permission to write there" in message for message in messages), messages
+    assert load_latest(tmp_path)["value"] == 1
 
 
 def test_folders_that_cannot_be(tmp_path):
@@ -250,6 +326,24 @@ def test_damaged_weights_are_refused(tmp_path):
     for name in ("none.safetensors", "."):
         with pytest.raises(FileError, match=r"no such file|a folder"):
             load_weights(tmp_path / name)
+
+
+def test_weights_with_nonsense_inside_are_refused(tmp_path):
+    path, state = tmp_path / "w.safetensors", build_model(tiny_arch(), 3).state_dict()
+    cfg = load_config(None, ["MODEL.WEIGHTS", str(path)])
+    save_weights(path, state, tiny_arch())
+    assert len(load_network(cfg)[0].classifier.bias) == 3
+    save_file(state, path, {"mobile_cv_nas": json.dumps({"arch": tiny_arch().to_dict(), "classes": 5})})
+    with pytest.raises(WeightsError, match="names of the classes"):
+        load_network(cfg)
+    for head in (torch.tensor(1.0), torch.zeros(10**9, 0)):
+        save_weights(path, {**state, "classifier.weight": head}, tiny_arch())
+        with pytest.raises(WeightsError, match=r"has no classifier\.weight"):
+            load_network(cfg)
+    wide = {"input_size": 8, "stages": [[["conv_k3", 65536, 1, 9]]]}  # 1.4 TB
+    save_weights(path, state, ArchDef.parse(wide))
+    with pytest.raises(WeightsError, match="of another arch"):
+        load_network(cfg)
 
 
 def test_weights_that_do_not_fit_are_named(caplog):

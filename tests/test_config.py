@@ -121,7 +121,9 @@ BAD_FILES = {
     "7: 8": "7: no such key",
     "[1, 2]": "a config is a mapping",
     "VERSION: 99": "newer than this library",
-    "_BASE_: missing.yaml": "missing.yaml: no such file",
+    "_BASE_: missing.yaml": "bad.yaml: _BASE_: ",
+    '"TRAIN\\n\\e[31m": 1': r"TRAIN\n\x1b[31m: no such key",
+    'OUTPUT_DIR: "a\\0"': "OUTPUT_DIR: 'a\\x00' holds a NUL character",
     "_BASE_: 3": "_BASE_: 3 is not a file name",
     "_BASE_: bad.yaml": "a base may not have a base",
     "SEED: &a 1": "anchors",
@@ -144,7 +146,7 @@ def load_or_refuse(path: Path) -> None:
         message = None if isinstance(load_config(path), CfgNode) else "not a config"
     except ConfigError as error:
         message = str(error)
-    assert message is None or (str(path) in message and len(message) < 1000)
+    assert message is None or (message.startswith(str(path.parent)) and message.isprintable() and len(message) < 1000)
 
 
 KEYS = [key for key, _ in flatten(get_cfg())]
@@ -152,7 +154,7 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=4) | st.dictionaries(SCALARS, v, max_size=4), max_leaves=20)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(text=st.text(max_size=300) | st.text(alphabet="[]{}&*!:-? \n\"'|>%@`#,a1.e_", max_size=300))
 def test_any_text_is_a_config_or_an_error(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("fuzz") / "any.yaml"
@@ -160,7 +162,7 @@ def test_any_text_is_a_config_or_an_error(tmp_path_factory, text):
     load_or_refuse(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(content=st.dictionaries(st.sampled_from(KEYS) | st.sampled_from(["TRAIN", "DATA", "_BASE_"]) | SCALARS, VALUES, max_size=5))
 def test_any_object_is_a_config_or_an_error(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("fuzz") / "any.yaml"

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
+import shutil
+import ssl
+import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +101,55 @@ def test_no_network_names_the_url_and_the_path(cache, monkeypatch):
     assert url in str(caught.value)
     assert str(cache / f"{NAME}.pth") in str(caught.value)
     assert contents(cache) == []
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The address of an https server: /insecure, /away and /moved redirect to http, file and https; /half ends early."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl makes the certificate")
+    names = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem", "-subj", "/CN=localhost"]
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command, check=True, capture_output=True)
+    released(tmp_path / "model.pth")
+    whole = (tmp_path / "model.pth").read_bytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            targets = {"/insecure": "http://127.0.0.1/model.pth", "/away": "file:///etc/passwd", "/moved": "/model.pth"}
+            self.send_response(302 if self.path in targets else 200)
+            self.send_header(*("Location", targets[self.path]) if self.path in targets else ("Content-Length", str(len(whole))))
+            self.end_headers()
+            self.wfile.write(b"" if self.path in targets else whole[:1000] if self.path == "/half" else whole)
+
+        def log_message(self, *args):
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    monkeypatch.setenv("no_proxy", "*")
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as served:
+        served.socket = context.wrap_socket(served.socket, server_side=True)
+        thread = threading.Thread(target=served.serve_forever)
+        thread.start()
+        yield f"https://127.0.0.1:{served.server_port}"
+        served.shutdown()
+        thread.join()
+
+
+def test_redirects_stay_on_https(cache, server):
+    for path, message in (("insecure", "http://127.*refused"), ("away", "refused|not allowed"), ("half", "ended after 1,000 of")):
+        card = nas.get_card(NAME)
+        card = replace(card, weights=replace(card.weights, url=f"{server}/{path}", sha256=None))
+        with pytest.raises(WeightsError, match=message):
+            load_weights(nas.fbnet_builder(NAME), card, progress=False)
+        assert contents(cache) == []
+    card = replace(card, weights=replace(card.weights, url=f"{server}/moved"))
+    network = nas.fbnet_builder(NAME)
+    load_weights(network, card, progress=False)
+    assert network.state_dict()[STEM].unique().tolist() == [1]
 
 
 @pytest.mark.parametrize("url", ["http://a.example/m", "ftp://a.example/m", "https:///m", "https://u:p@a.example/m"])

@@ -3,7 +3,10 @@ import os
 import stat
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import mobile_cv_nas as nas
 from mobile_cv_nas.files import MAX_DEPTH, FileError, atomic_open, atomic_write, dump_yaml, parse_yaml, read_yaml
 
 
@@ -70,6 +73,36 @@ def test_alias_bomb_costs_nothing():
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(f"{c}: &{c} [{', '.join([f'*{chr(ord(c) - 1)}'] * 9)}]\n" for c in "bcdefghi")
     with pytest.raises(FileError, match="anchors"):
         parse_yaml(bomb, "bomb")
+
+
+SYNTAX = "[]{}&*!:-? \n\"'|>%@`#,.~=<\t\\0a1éE_😀"
+WORDS = [
+    "conv_k3, 8, 1, 1",
+    "ir_k3",
+    "skip",
+    "stages: ",
+    "input_size: 8\n",
+    "defaults: ",
+    "{any: [1]}",
+    "- [[",
+    "]]\n",
+    "\n  - ",
+    "expansion: 3",
+]
+
+
+@settings(max_examples=500, deadline=None)
+@given(parts=st.lists(st.sampled_from([*SYNTAX, *WORDS]) | st.text(max_size=5), max_size=60), is_arch=st.booleans())
+def test_any_text_is_a_definition_or_an_error_with_the_file(tmp_path_factory, parts, is_arch):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes("".join(parts).encode("utf-8", "surrogatepass"))
+    kind = nas.ArchDef if is_arch else nas.SearchSpace
+    message = None
+    try:
+        assert isinstance(kind.load(path), kind)
+    except nas.ArchError as error:
+        message = str(error)
+    assert message is None or (message.startswith(str(path)) and message.isprintable() and len(message) < 1000)
 
 
 def test_files_that_are_none(tmp_path):

@@ -28,7 +28,8 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
 
 
 def test_the_demo_in_short(tmp_path):
-    opts = ["OUTPUT_DIR", str(tmp_path), "SEARCH.EPOCHS", "2", "TRAIN.EPOCHS", "1", "SEARCH.CANDIDATES", "2"]
+    opts = ["OUTPUT_DIR", str(tmp_path), "SEARCH.EPOCHS", "1", "TRAIN.EPOCHS", "1", "SEARCH.CANDIDATES", "2"]
+    opts += ["SEARCH.DRAWS", "300"]
     done = run_tool("search_net", "--config-file", str(ROOT / "configs/search/digits.yaml"), *opts)
     assert done.returncode == 0, done.stderr
     assert "test top-1" in done.stdout
@@ -38,7 +39,7 @@ def test_the_demo_in_short(tmp_path):
 
 def test_sigterm_saves_and_resume_finishes(tmp_path):
     folder = tmp_path / "run"
-    arguments = command(tmp_path, "SEARCH.EPOCHS", 40, "OUTPUT_DIR", folder)
+    arguments = command(tmp_path, "SEARCH.EPOCHS", 15, "OUTPUT_DIR", folder)
     with subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + 120
         while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
@@ -52,7 +53,7 @@ def test_sigterm_saves_and_resume_finishes(tmp_path):
     done = run_tool("search_net", "--resume", *arguments[2:])
     assert done.returncode == 0, done.stderr
     assert "test top-1" in done.stdout
-    assert [record["epoch"] for record in read_metrics(folder)] == list(range(40))
+    assert [record["epoch"] for record in read_metrics(folder)] == list(range(15))
 
 
 def test_two_processes_search_alike_and_survive_the_death_of_one(tmp_path):

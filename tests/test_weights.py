@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import io
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from released_facts import facts, released_keys
 from safetensors.torch import save_file
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.files import InputError
+from mobile_cv_nas.weights import MAX_BYTES
 from mobile_cv_nas.weights import load_weights as load_safetensors
 
 ROOT = Path(__file__).parents[1]
@@ -126,6 +129,23 @@ def test_a_damaged_safetensors_file(tmp_path):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(WeightsError, match="not a whole safetensors"):
         nas.fbnet_builder(NAME, weights=path)
+
+
+def test_archives_that_unpack_to_more_are_refused(tmp_path):
+    path = saved(numbered(), tmp_path / "model.pth")
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for item in archive.infolist():
+            bomb.writestr(item.filename, archive.read(item))
+    with pytest.raises(WeightsError, match=r"bomb.pth: refused: a compressed archive"):
+        nas.fbnet_builder(NAME, weights=tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize("name", ["huge.pth", "huge.safetensors"])
+def test_files_over_the_limit_are_refused_unread(tmp_path, name):
+    with open(tmp_path / name, "wb") as file:
+        file.truncate(MAX_BYTES + 1)  # a hole, which takes no room
+    with pytest.raises(InputError, match=f"{name}: larger than the limit"):
+        nas.fbnet_builder(NAME, weights=tmp_path / name)
 
 
 def test_a_network_that_cannot_take_the_weights_stays_as_it_was(tmp_path):

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 MAX_PIXELS = 89_478_485  # an image of more would need over 256 MiB; Pillow warns from here on
 MAX_ASPECT = 8  # the middle of a longer image is taken before it is resized: 1x10000 pixels must not become gigabytes
 # By content, whatever the name says. Of others Pillow reads, some run programs (EPS) or are little tried.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "PPM", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "PPM", "BMP", "GIF", "TIFF")
 
 
 class BadImage(Exception):
