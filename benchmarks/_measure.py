@@ -52,12 +52,8 @@ class _Allocations(TorchDispatchMode):
         self.live -= size
 
 
-def _freeze(tensors: Iterable[Tensor]) -> set[StorageWeakRef]:
-    return {StorageWeakRef(tensor.untyped_storage()) for tensor in tensors}
-
-
 def saved_bytes(forward: Callable[[], Tensor], apart: Iterable[Tensor]) -> int:
-    """Bytes that a forward pass keeps for its backward pass, each storage once.
+    """Bytes that a forward pass keeps for its backward pass, each storage once; its result aside.
 
     Tensors saved by autograd are seen by its hooks. A checkpointed region hides from them what its closure holds; so whatever the pass
     made and is alive after it counts too.
@@ -72,11 +68,10 @@ def saved_bytes(forward: Callable[[], Tensor], apart: Iterable[Tensor]) -> int:
         saved[StorageWeakRef(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
         return tensor
 
-    known = _freeze(apart)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _Allocations() as made:
         result = forward()
     kept = saved | {ref: size for ref, size in made.made.items() if not ref.expired()}
-    del result
+    known = {StorageWeakRef(tensor.untyped_storage()) for tensor in [*apart, result]}
     return sum(size for ref, size in kept.items() if ref not in known)
 
 

@@ -4,7 +4,8 @@
 
 Eleven inverted residuals with 22 searched convolutions, stem and last convolution fixed. k options for a convolution of c channels
 are the widths c/k, 2c/k, ..., c. Masking is this library's supernet. DNAS is Eq. 1: a convolution with its norm for each option,
-their outputs zero-padded and summed; its depthwise convolutions, which have no width of their own, run once on the sum.
+their outputs zero-padded and summed; a depthwise convolution has the options of the one before it. With equal weights both compute
+the same.
 One step draws gates, and trains weights (SGD) and alphas (Adam) on one batch; its memory is what is saved for backward, parameters,
 gradients, buffers and optimizer state, in exact bytes. `--device meta` computes the memory alone, of any size, without the tensors.
 """
@@ -54,28 +55,38 @@ def masking(options: int, image_size: int) -> nas.Supernet:
 class PaddedSum(nn.Module):
     """Eq. 1: a unit for each width, weighted by its gate, zero-padded and summed.
 
-    Shapes: (N, c_in, H, W) and gates (options,) to (N, channels, H, W).
+    Args:
+        c_in: input channels; None makes it depthwise, so that each unit reads as many as it has.
+        channels: width of the widest unit.
+        options: number of units.
+        activation, stride: of each unit.
+
+    Shapes: (N, c_in, H, W) and gates (options,) to (N, channels, H', W').
     """
 
-    def __init__(self, c_in: int, channels: int, options: int, activation: str | None):
+    def __init__(self, c_in: int | None, channels: int, options: int, activation: str | None, stride: int = 1):
         super().__init__()
-        self.units = nn.ModuleList(ConvNormAct(c_in, width, activation=activation) for width in widths(channels, options))
-        self.channels, self.activation = channels, activation
+        self.channels, self.depthwise, self.activation = channels, c_in is None, activation
+        kernel, groups = (3, None) if c_in is None else (1, 1)
+        self.units = nn.ModuleList(
+            ConvNormAct(c_in or width, width, kernel, stride, activation, groups) for width in widths(channels, options)
+        )
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
         if len(self.units) == 1:  # nothing is searched
             return self.units[0](x)
         total: Any = None
         for unit, gate in zip(self.units, gates.unbind()):
+            read = x[:, : unit.conv.in_channels] if self.depthwise else x  # type: ignore[union-attr, misc]
             # Without an activation the gate goes into the norm, as our supernet does it: the product saves no map of its own.
-            y = unit(x) * gate if self.activation else unit(x, Gates(), gate)
+            y = unit(read) * gate if self.activation else unit(read, Gates(), gate)
             y = y if y.shape[1] == self.channels else F.pad(y, (0, 0, 0, 0, 0, self.channels - y.shape[1]))
             total = y if total is None else total + y
         return total
 
 
 class Dnas(nn.Module):
-    """The same network by conventional DNAS: the same stem, depthwise convolutions, last convolution and classifier."""
+    """The same network by conventional DNAS; stem, last convolution and classifier are the same."""
 
     def __init__(self, options: int):
         super().__init__()
@@ -87,7 +98,7 @@ class Dnas(nn.Module):
                 hidden, stride = EXPANSION * channels, 2 if i and not j else 1
                 block = [
                     PaddedSum(c_in, hidden, options, "relu"),
-                    ConvNormAct(hidden, hidden, 3, stride, "relu", groups=None),
+                    PaddedSum(None, hidden, options, "relu", stride),
                     PaddedSum(hidden, channels, options, None),
                 ]
                 self.blocks.append(nn.ModuleList(block))
@@ -106,7 +117,7 @@ class Dnas(nn.Module):
         x, arriving = self.stem(x), None
         for i, (pw, dw, pwl) in enumerate(self.blocks):  # type: ignore[misc]
             hidden, leaving = gates[2 * i], gates[2 * i + 1]
-            y = pwl(dw(pw(x, hidden)), leaving)
+            y = pwl(dw(pw(x, hidden), hidden), leaving)
             if y.shape == x.shape:
                 # The residual exists if the widths agree. The stem's width is the widest.
                 agree = leaving[-1] if arriving is None else (arriving * leaving).sum()
@@ -199,7 +210,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line a network, at most 80 columns; growth is against the method's own first line."""
+    """A line a network, at most 80 columns; ratios are to the method's own first line."""
     lines = []
     for row in rows:
         first = next(r for r in rows if r.method == row.method)
@@ -208,7 +219,7 @@ def table(rows: Sequence[Row]) -> str:
             step, growth = f"{row.seconds * 1e3:.0f}", f"{row.seconds / first.seconds:.3f}"
         memory = f"{row.saved / MIB:.2f}", f"{row.total / MIB:.2f}", f"{row.total / first.total:.4f}"
         lines.append([row.method, row.options, *memory, f"{row.peak / MIB:.1f}", step, growth])
-    headers = ["method", "options", "saved MiB", "all MiB", "growth", "peak MiB", "step ms", "growth"]
+    headers = ["method", "options", "saved\nMiB", "all\nMiB", "of the\nfirst", "peak\nMiB", "step\nms", "of the\nfirst"]
     return tabulate(lines, headers, disable_numparse=True, colalign=("left", *["right"] * 7))
 
 

@@ -38,7 +38,7 @@ def even_sizes(largest: int, number: int) -> list[int]:
     """
     if number == 1:
         return [largest]
-    return sorted({round(largest * (number - 1 + i) / (2 * number - 2)) for i in range(number)})
+    return [largest * (number - 1 + i) // (2 * number - 2) for i in range(number)]
 
 
 @dataclass
@@ -109,7 +109,7 @@ def measure(args: argparse.Namespace, sharing: str) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line a supernet, at most 80 columns. The last columns: pixels as sum_r (r/R)^2, and the step time over that bound."""
+    """A line a supernet, at most 80 columns. "again" is recomputation, the area is sum_r (r/R)^2."""
     lines = []
     for row in rows:
         alone, recomputed = (next(r for r in rows if (r.sharing, r.sizes, r.recompute) == (row.sharing, 1, flag)) for flag in (False, True))
@@ -118,7 +118,7 @@ def table(rows: Sequence[Row]) -> str:
         over = f"{row.seconds / bound:.3f}" if row.recompute else ""
         flag = "yes" if row.recompute else "no"
         lines.append([row.sharing, row.sizes, flag, *memory, f"{row.seconds:.3f}", f"{row.pixels:.2f}", over])
-    headers = ["sharing", "sizes", "recomp.", "saved MiB", "of alone", "peak MiB", "step s", "pixels", "t/bound"]
+    headers = ["sharing", "sizes", "again", "saved\nMiB", "of\nalone", "peak\nMiB", "step\ns", "area", "time /\nbound"]
     return tabulate(lines, headers, disable_numparse=True, colalign=("left", "right", "left", *["right"] * 6))
 
 
@@ -136,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=Path("output"), metavar="FOLDER", help="for the CSV")
     args = parser.parse_args(argv)
+    if wrong := [number for number in args.sizes if not 2 <= number <= args.image_size // 2 + 1]:
+        parser.error(f"--sizes {wrong[0]}: must be from 2 to {args.image_size // 2 + 1} for images of {args.image_size} pixels")
     torch.set_num_threads(args.threads)
     rows = [row for sharing in args.sharing for row in measure(args, sharing)]
     args.output.mkdir(parents=True, exist_ok=True)

@@ -32,8 +32,7 @@ _LOG = logging.getLogger(__name__)
 RESULT = "result.json"  # written last: a folder that has it holds a finished run
 CHECKPOINTS = "checkpoints"
 
-# Keys that may differ when a run goes on: they change where or how often, but not what is computed.
-# Those named ON_NAN let it past a step that failed.
+# Keys that may differ when a run goes on: they change where or how often, not what; ON_NAN lets it past a step that failed.
 _FREE = ("OUTPUT_DIR", "MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE", "DATA.ROOT", "DATA.WORKERS", "RUNTIME.TIMEOUT",
          "SEARCH.ON_NAN", "TRAIN.ON_NAN")  # fmt: skip
 
@@ -245,7 +244,8 @@ class MetricsLog:
 
     def __init__(self, folder: Path, active: bool, position: int = 0, step: int = 0):
         """Goes on after `position` bytes, at `step`: what an interrupted run wrote later is dropped."""
-        self._file = self._board = None
+        self._file: Any = None
+        self._board: Any = None
         self._path = folder / "metrics.jsonl"
         if not active:
             return
@@ -260,7 +260,6 @@ class MetricsLog:
             raise write_error(self._path, error) from None
 
     def _cut(self, position: int) -> None:
-        assert self._file is not None
         size = os.fstat(self._file.fileno()).st_size
         if size < position:  # removed or restored by hand: what is left of it, up to its last whole line
             _LOG.warning("%s: %d bytes are missing that an earlier part of this run wrote; going on without", self._path, position - size)
@@ -295,11 +294,9 @@ class MetricsLog:
             raise write_error(self._path, error) from None
 
     def close(self) -> None:
-        """What cannot be written any more was reported before, or is of TensorBoard alone."""
-        for file in (self._file, self._board):
-            if file is not None:
-                with contextlib.suppress(OSError):
-                    file.close()
+        for file in [part for part in (self._file, self._board) if part is not None]:
+            with contextlib.suppress(OSError):  # was reported before, or is of TensorBoard alone
+                file.close()
 
 
 def count_skipped(runtime: Runtime, loaders: Iterable[Loader]) -> int:

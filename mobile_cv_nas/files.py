@@ -185,8 +185,8 @@ def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
     read-only, or the disk is full.
     """
     path = Path(path)
-    temporary: Path | None = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    raw = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    raw, done = None, False
     try:
         raw = _Raw(temporary, "w")
         with io.BufferedWriter(raw) as file:
@@ -194,7 +194,7 @@ def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(raw.fileno())
         os.replace(temporary, path)
-        temporary = None
+        done = True
         _sync_folder(path.parent)
     except Exception as error:
         cause = raw.error if raw is not None and raw.error is not None else error
@@ -202,7 +202,7 @@ def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
             raise write_error(path, cause) from None
         raise
     finally:
-        if temporary is not None:
+        if not done:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
 

@@ -105,7 +105,7 @@ def space_info(space: SearchSpace, num_classes: int = 1000, networks: Mapping[st
     """
     if num_classes < 1:
         raise InputError(f"--num-classes: must be a positive int, not {num_classes}")
-    choices: dict[str, tuple[int, ...]] = {kind: () for kind in KINDS}
+    choices: dict[str, tuple[int, ...]] = dict.fromkeys(KINDS, ())
     for choice in space.choices:
         choices[choice.name.rpartition(".")[2]] += (len(choice.options),)
     extremes = [(arch, arch.cost(num_classes)) for arch in (space.largest(num_classes), space.smallest(num_classes))]

@@ -118,14 +118,30 @@ def _fetch(url: str, path: Path, progress: bool) -> None:
                 raise OSError(f"the connection ended after {file.tell():,} of {size:,} bytes")
 
 
+def _through_iopath(url: str, path: Path, progress: bool) -> Path:
+    """Fetches through iopath's PathManager, with a handler of our own: iopath's follows any redirect and knows no limit of size."""
+    from iopath.common.file_io import PathHandler, PathManager
+
+    class Handler(PathHandler):
+        def _get_supported_prefixes(self) -> list[str]:
+            return ["https://", "file://"]
+
+        def _get_local_path(self, name: str, force: bool = False, **_: Any) -> str:
+            _fetch(name, path, progress)
+            return str(path)
+
+    manager = PathManager()
+    manager.register_handler(Handler())
+    return Path(manager.get_local_path(url))
+
+
 def _download(card: Card, url: str, target: Path, progress: bool) -> None:
     """Fetches into a folder of its own beside the target, checks the file whole, then renames it."""
     folder = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=".download-", dir=target.parent)
-        path = Path(folder) / target.name
-        _fetch(url, path, progress)
+        path = _through_iopath(url, Path(folder) / target.name, progress)
         _check_hash(path, card.weights.sha256 if card.weights else None)
         _read_card(path, card)
         os.replace(path, target)

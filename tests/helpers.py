@@ -105,6 +105,27 @@ def _train(options: list[str], log: Path, environment: dict[str, str]) -> None:
     sys.exit(main(lambda cfg, args: print(run_training(cfg, args.resume)), [*options, "--resume"]))
 
 
+def start_torchrun(options: list[str], log: Path) -> multiprocessing.process.BaseProcess:
+    """As `torchrun --nproc-per-node=2 --max-restarts=1` with what `start_training` does, and workers forked as well."""
+    process = _FORKS.Process(target=_torchrun, args=(options, log))
+    process.start()
+    return process
+
+
+def _torchrun(options: list[str], log: Path) -> None:
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(1, 1, 2, run_id="test", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=1, start_method="fork")
+    elastic_launch(config, _train)(options, log, {})
+
+
+def flip_a_bit(path: Path, where: float = 0.5) -> None:
+    """Changes one bit of a file, at that share of its length."""
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * where)] ^= 1
+    path.write_bytes(data)
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The records of metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

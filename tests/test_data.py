@@ -231,6 +231,7 @@ def bad_images(folder):
         "truncated.png": whole[: len(whole) // 2],
         "empty.png": b"",
         "text.jpg": b"this is no image",
+        "program.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",  # Pillow would run gs on it
         "flipped.png": whole[:40] + bytes([whole[40] ^ 255]) + whole[41:],
         "bomb.png": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))),
     }
@@ -294,6 +295,12 @@ def test_bad_images_are_skipped_once_named_and_counted(tmp_path, caplog, workers
     assert len(test.skipped) == 1
 
 
+def test_a_named_pipe_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(BadImage):
+        decode(str(tmp_path / "pipe.png"))
+
+
 def test_too_many_bad_images_stop(tmp_path):
     image_folder(tmp_path, {"train/a": 20, "train/b": 20, "val/a": 1, "val/b": 1})
     (tmp_path / "train" / "a" / "bad.png").write_bytes(b"")
@@ -328,3 +335,15 @@ def test_readers_that_die_are_replaced(tmp_path, caplog):
         seen.append(batch)
     assert same(seen, whole)
     assert "a process that reads images died" in caplog.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_readers_leave_a_signal_to_the_main_process(tmp_path, caplog, number):
+    image_folder(tmp_path, {"train/a": 60, "train/b": 60, "val/a": 1, "val/b": 1})
+    loader = train_loader(folder_cfg(tmp_path, "DATA.WORKERS", "2"))
+    for seen, _ in enumerate(loader.epoch(0)):
+        if seen == 3:
+            for worker in loader._loader._iterator._workers:
+                os.kill(worker.pid, number)
+    assert all(worker.is_alive() for worker in loader._loader._iterator._workers)
+    assert not caplog.records

@@ -2,16 +2,15 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, StopAfter, digests, quick_cfg, read_metrics, start_training, tiny_arch
+from helpers import StopAfter, digests, quick_cfg, read_metrics, start_torchrun, start_training, tiny_arch
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.checkpoint import CheckpointError, load_latest
@@ -112,6 +111,41 @@ def test_a_run_does_not_go_on_from_another(tmp_path):
     assert train(quick_cfg(tmp_path), tiny_arch(), tmp_path)["finished"]  # a finished run is replaced
 
 
+class Vanish(StopAfter):
+    """Removes a folder before it asks to stop."""
+
+    folder = None
+
+    @property
+    def requested(self):
+        if self.count == 1:
+            shutil.rmtree(self.folder)
+        return StopAfter.requested.fget(self)
+
+    @requested.setter
+    def requested(self, value):
+        pass
+
+
+def test_a_folder_that_vanishes_during_a_run_is_said(tmp_path):
+    (tmp_path / "run").mkdir()
+    stop = Vanish(4)
+    stop.folder = tmp_path / "run"
+    with pytest.raises(FileError, match=r"step_0000000\d+\.pt: cannot be written: its folder does not exist"):
+        train(quick_cfg(tmp_path / "run"), tiny_arch(), tmp_path / "run", stop=stop)
+
+
+def test_a_run_stopped_by_nan_may_go_on_with_skip(tmp_path, poison, monkeypatch):
+    poison(5)
+    with pytest.raises(NotFinite, match=r"--resume with TRAIN\.ON_NAN skip"):
+        train(quick_cfg(tmp_path), tiny_arch(), tmp_path)
+    monkeypatch.undo()
+    poison(1)  # the same step, counted from the checkpoint
+    result = train(quick_cfg(tmp_path, "TRAIN.ON_NAN", "skip"), tiny_arch(), tmp_path, resume=True)
+    assert result["finished"]
+    assert read_metrics(tmp_path)[-1]["dropped_steps"] == 1
+
+
 def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"does not divide into 1 processes x RUNTIME\.ACCUMULATE 3"):
         train(quick_cfg(tmp_path, "RUNTIME.ACCUMULATE", "3"), tiny_arch(), tmp_path)
@@ -189,15 +223,13 @@ def test_two_processes_and_a_killed_one(tmp_path, job):
     results = [json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "whole", alone)]
     assert abs(results[0]["top1"] - results[1]["top1"]) < 0.1
     # torchrun starts both again when one is killed, and they go on from the last checkpoint
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    command += [str(ROOT / "tools" / "train_net.py"), *options, str(tmp_path / "parts")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for_checkpoints(tmp_path / "parts", lambda: process.poll() is None)
+    process = start_torchrun([*options, str(tmp_path / "parts")], tmp_path / "log")
+    wait_for_checkpoints(tmp_path / "parts", process.is_alive)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(workers) == 2
     os.kill(int(random.choice(workers)), signal.SIGKILL)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    process.join(300)
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
     assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
 
 
