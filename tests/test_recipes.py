@@ -28,7 +28,18 @@ def images(tmp_path: Path) -> Path:
 def test_search(letter: str, images: Path, tmp_path: Path) -> None:
     options = [*SMALL, "DATA.ROOT", str(images), "OUTPUT_DIR", str(tmp_path / "out"), "SEARCH.EPOCHS", "1", "SEARCH.WARMUP_FRACTION", "0.0"]
     # Two classes of eight images: two steps of four for the weights, two for the alphas.
-    options += ["SEARCH.ALPHA_FRACTION", "0.5", "SEARCH.BATCH_SIZE", "4", "SEARCH.TOLERANCE", "1.0", "SEARCH.CANDIDATES", "1", "SEARCH.DRAWS", "8"]
+    options += [
+        "SEARCH.ALPHA_FRACTION",
+        "0.5",
+        "SEARCH.BATCH_SIZE",
+        "4",
+        "SEARCH.TOLERANCE",
+        "1.0",
+        "SEARCH.CANDIDATES",
+        "1",
+        "SEARCH.DRAWS",
+        "8",
+    ]
     options += ["SEARCH.RECALIBRATION_IMAGES", "4", "TRAIN.EPOCHS", "1", "TRAIN.BATCH_SIZE", "8", "TRAIN.WARMUP_EPOCHS", "0.0"]
     options += ["SEARCH.SHARING", "full", "SEARCH.RESOLUTION", "sampled"]  # the paper's modes take minutes on a CPU
     cfg = load_config(CONFIGS / f"search/fbnetv2_{letter}_imagenet.yaml", options)

@@ -18,7 +18,7 @@ from ..arch import SearchSpace
 from ..build import build_supernet
 from ..checkpoint import StopRequest, rng_state, set_rng_state
 from ..data import Data, DataError, build_loader, derive_seed
-from ..engine import NotFinite, Runtime, seed_everything
+from ..engine import NotFinite, Runtime, count_skipped, seed_everything
 from ..supernet import Supernet
 from .monitor import Monitor
 from .step import Phase, Totals
@@ -200,7 +200,7 @@ class Searcher:
             if self.cfg.SEARCH.ON_NAN == "skip":
                 self.skipped_steps += 1
                 log.warning("%s; step skipped (%d so far)", what, self.skipped_steps)
-                return [float(stop.requested), 0.0]
+                return [0.0, 0.0]  # a wish to stop is this rank's own here: the next step's flags tell it to all
             torch.set_rng_state(random_state)
             save()
             key = "SEARCH.WEIGHT_LR" if phase.name == "weights" else "SEARCH.ALPHA_LR"
@@ -217,7 +217,6 @@ class Searcher:
     def _record(self) -> dict[str, Any]:
         """The line of metrics.jsonl of the epoch that is now complete."""
         weights, alphas = self.totals["weights"], self.totals["alphas"]
-        skipped = [set().union(*self.runtime.gather(loader.skipped)) for loader in self.loaders.values()]
         return {
             "phase": "search",
             "epoch": self.epoch,
@@ -233,7 +232,7 @@ class Searcher:
             **{f"entropy/{name}": value for name, value in self.supernet.entropies().items()},
             "probabilities": {name: p.tolist() for name, p in self.supernet.probabilities().items()},
             "skipped_steps": self.skipped_steps,
-            "skipped_images": sum(map(len, skipped)),
+            "skipped_images": count_skipped(self.runtime, self.loaders.values()),
         }
 
     def _check_ranks_agree(self) -> None:
