@@ -19,8 +19,8 @@ SMALL = ["DATA.WORKERS", "0", "DATA.CLASS_FRACTION", "0.5", "RUNTIME.DEVICE", "c
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Four classes, of which the recipes take a part."""
-    image_folder(tmp_path / "images/train", {name: 8 for name in "abcd"}, size=40)
-    image_folder(tmp_path / "images/val", {name: 2 for name in "abcd"}, size=40)
+    image_folder(tmp_path / "images/train", dict.fromkeys("abcd", 8), size=40)
+    image_folder(tmp_path / "images/val", dict.fromkeys("abcd", 2), size=40)
     return tmp_path / "images"
 
 
