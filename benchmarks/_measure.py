@@ -66,7 +66,7 @@ def saved_bytes(forward: Callable[[], Tensor], apart: Iterable[Tensor]) -> int:
 
     def pack(tensor: Tensor) -> Tensor:
         saved[StorageWeakRef(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
-        return tensor
+        return tensor.detach()  # with its history, a saved result would hold the graph that holds it, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _Allocations() as made:
         result = forward()

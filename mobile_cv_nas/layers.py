@@ -127,10 +127,10 @@ class ConvNormAct(nn.Module):
         if isinstance(norm, nn.SyncBatchNorm):
             return self._synchronised(x, gates, scale)
         width = x.shape[1]
-        weight, bias = norm.weight[:width], norm.bias[:width]
+        weight, bias = prefix(norm.weight, width), prefix(norm.bias, width)
         if scale is not None:
             weight, bias = weight * scale, bias * scale
-        mean, var, momentum = norm.running_mean[:width], norm.running_var[:width], norm.momentum
+        mean, var, momentum = prefix(norm.running_mean, width), prefix(norm.running_var, width), norm.momentum
         if self.training and not gates.update:
             mean, var, momentum = mean.clone(), var.clone(), 0.0
         elif self.training and momentum is None:
@@ -185,12 +185,12 @@ class SqueezeExcite(nn.Module):
         y = self.pool(x)
         if mask is not None:
             y = y * mask.view(1, -1, 1, 1)
-        y = F.conv2d(y, self.reduce.weight[:squeeze, :width], self.reduce.bias[:squeeze])  # type: ignore[index]
+        y = F.conv2d(y, prefix(self.reduce.weight, squeeze, width), prefix(self.reduce.bias, squeeze))
         y = activate(y, self.activation, gates)
-        weight = self.expand.weight[:width, :squeeze]
+        weight = prefix(self.expand.weight, width, squeeze)
         if squeeze_mask is not None:
             weight = weight * squeeze_mask.view(1, -1, 1, 1)
-        y = F.conv2d(y, weight, self.expand.bias[:width])  # type: ignore[index]
+        y = F.conv2d(y, weight, prefix(self.expand.bias, width))
         weights = gates.tensor(self.gate)
         y = _GATES[gate](y) if weights is None else _blend_gates(y, self.gate.options, weights)  # type: ignore[union-attr]
         if mask is not None:
@@ -206,3 +206,8 @@ def _blend_gates(y: Tensor, options: tuple[str | None, ...], weights: Tensor) ->
         total = part if total is None else total + part
     assert total is not None
     return total
+
+
+def prefix(tensor: Any, *lengths: int) -> Tensor:
+    """The first channels of a tensor, itself if that is all: a slice of everything would cost operations in the backward pass."""
+    return tensor if tensor.shape[: len(lengths)] == lengths else tensor[tuple(slice(length) for length in lengths)]

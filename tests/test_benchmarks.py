@@ -56,6 +56,20 @@ def test_saved_bytes_sees_what_a_checkpoint_holds(load):
     assert load("_measure").saved_bytes(forward, [w]) == 4 * (5 * 3 + 3 * 7)
 
 
+def test_saved_bytes_frees_what_it_saw(load):
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    w, seen = torch.randn(3, requires_grad=True), []
+
+    def forward() -> torch.Tensor:
+        y = w.relu()
+        seen.append(StorageWeakRef(y.untyped_storage()))
+        return y.square().sum()
+
+    assert load("_measure").saved_bytes(forward, [w]) == 4 * 3
+    assert seen[0].expired()
+
+
 def test_peak_bytes_is_what_exists_at_once(load):
     def one_after_the_other() -> None:
         for _ in range(3):

@@ -11,7 +11,7 @@ from torch import nn
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.blocks import Block, Dims, InvertedResidual, block_type
-from mobile_cv_nas.layers import ConvNormAct, _Blend
+from mobile_cv_nas.layers import ConvNormAct, SqueezeExcite, _Blend
 
 NAMES = sorted(name for name, _ in nas.BLOCKS)
 
@@ -43,6 +43,9 @@ def test_every_block_counts_runs_and_learns(name: str, options: dict) -> None:
         arch = nas.ArchDef.parse({"input_size": 12, "stages": [[["conv_k3", 16]], [[name, channels, stride, 1, options]]]})
         model = nas.build_model(arch, 5)
         randomise(model)
+        for module in model.modules():
+            if isinstance(module, SqueezeExcite):
+                nn.init.constant_(module.reduce.bias, 3.0)  # keeps its ReLUs alive
         assert nas.count(model, 12) == arch.cost(5)
         model(torch.randn(4, 3, 12, 12)).square().sum().backward()
         for key, parameter in model.named_parameters():
