@@ -6,7 +6,7 @@ A class of your own joins with `BLOCKS._do_register("my_block", MyBlock)`, or as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +14,8 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from .choice import Dist, Gates, largest
-from .layers import ACTIVATIONS, SE_GATES, ConvNormAct, SqueezeExcite, activate
+from .layers import ACTIVATIONS, ConvNormAct, SqueezeExcite, activate
+from .options import OPTIONS
 from .shapes import Cost, out_size
 
 BLOCKS: Registry = Registry("BLOCKS")
@@ -48,36 +49,6 @@ class Shape(NamedTuple):
     hidden_squeeze: Any
     in_area: Any
     out_area: Any
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 65536
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "expansion": ("a number above 0 and up to 100", lambda v: _number(v) and 0 < v <= 100),
-    "hidden": ("an int from 1 to 65536", _positive),
-    "divisor": ("an int from 1 to 65536", _positive),
-    "bias": ("true or false", _flag),
-    "groups": ("an int from 1 to 65536", _positive),
-    "padding": ("an int from 0 to 16", lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 16),
-    "squeeze": ("an int from 1 to 65536", _positive),
-    "squeeze_from": ("hidden or input", lambda v: v in ("hidden", "input")),
-    "se": ("one of " + ", ".join(SE_GATES), lambda v: isinstance(v, str) and v in SE_GATES),
-    "se_activation": ("one of " + ", ".join(ACTIVATIONS), lambda v: isinstance(v, str) and v in ACTIVATIONS),
-    "activation": ("one of " + ", ".join(ACTIVATIONS), lambda v: isinstance(v, str) and v in ACTIVATIONS),
-    "zero_gamma": ("true or false", _flag),
-    "norm_eps": ("a number above 0 and up to 1", lambda v: _number(v) and 0 < v <= 1),
-}
-"""What an option of a block row may be: words for the error message, and the check."""
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class Block(nn.Module):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .arch import ArchDef, ArchError, SearchSpace
-from .arch.parse import map_sizes, nearest
+from .arch.fields import nearest
+from .arch.parse import map_sizes
 from .files import InputError
 from .shapes import Cost
 

@@ -1,7 +1,8 @@
 """The definition language: concrete networks (`ArchDef`) and search spaces (`SearchSpace`), from and to YAML."""
 
 from .definition import ArchDef, BlockDef
-from .parse import ArchError, Layer
+from .fields import ArchError
+from .parse import Layer
 from .space import SearchSpace
 
 __all__ = ["ArchDef", "ArchError", "BlockDef", "Layer", "SearchSpace"]

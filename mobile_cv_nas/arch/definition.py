@@ -11,7 +11,8 @@ import yaml
 
 from ..files import FileError, atomic_write
 from ..shapes import Cost
-from .parse import ArchError, Layer, has_hidden, map_sizes, parse_table, read_table
+from .fields import ArchError
+from .parse import Layer, has_hidden, map_sizes, parse_table, read_table
 
 
 @dataclass(frozen=True)

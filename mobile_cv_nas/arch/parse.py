@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from ..blocks import BLOCKS, OPTIONS, Block, IRPool, Shape, Skip, block_type
-from ..files import FileError, InputError, read_yaml
+from ..blocks import BLOCKS, Block, IRPool, Shape, Skip, block_type
+from ..files import FileError, read_yaml
+from ..options import OPTIONS
 from ..shapes import Cost, round_to
+from .fields import ArchError, nearest, numbers, show
 
 KEYS = ("name", "input_size", "stages", "defaults")
-MAX_OPTIONS, MAX_BLOCKS, MAX_SIZE, MAX_WIDTH = 1024, 512, 8192, 65536
+MAX_BLOCKS, MAX_SIZE, MAX_WIDTH = 512, 8192, 65536
 DEFAULT_EXPANSION, DEFAULT_DIVISOR = 6, 8
-
-
-class ArchError(InputError):
-    """An arch or a space that is not valid: says which file, stage, block and key, and what would be."""
 
 
 @dataclass(frozen=True)
@@ -126,20 +122,20 @@ def read_table(path: str | os.PathLike) -> Any:
 def parse_table(obj: Any, source: str) -> Table:
     """Checks and resolves the object of a file. Raises ArchError."""
     if not isinstance(obj, Mapping):
-        raise ArchError(f"{source}: must be a mapping with input_size and stages, not {_show(obj)}")
+        raise ArchError(f"{source}: must be a mapping with input_size and stages, not {show(obj)}")
     for key in obj:
         if key not in KEYS:
-            raise ArchError(f"{source}: unknown key {_show(key)}{nearest(key, KEYS)}; the keys are {', '.join(KEYS)}")
+            raise ArchError(f"{source}: unknown key {show(key)}{nearest(key, KEYS)}; the keys are {', '.join(KEYS)}")
     for key in ("input_size", "stages"):
         if key not in obj:
             raise ArchError(f"{source}: the key {key} is missing")
     name = "" if obj.get("name") is None else obj["name"]
     if not isinstance(name, str) or len(name) > 200 or not name.isprintable():
-        raise ArchError(f"{source}: key name: must be a line of text, not {_show(name)}")
+        raise ArchError(f"{source}: key name: must be a line of text, not {show(name)}")
     sizes = numbers(obj["input_size"], f"{source}: key input_size", "an int", MAX_SIZE)
     defaults = {} if obj.get("defaults") is None else obj["defaults"]
     if not isinstance(defaults, Mapping):
-        raise ArchError(f"{source}: key defaults: must be a mapping of options, not {_show(defaults)}")
+        raise ArchError(f"{source}: key defaults: must be a mapping of options, not {show(defaults)}")
     layers = _parse_stages(obj["stages"], defaults, source)
     for size in sizes:
         map_sizes(layers, int(size), source)
@@ -158,13 +154,13 @@ def map_sizes(layers: Sequence[Layer], size: int, source: str = "arch") -> list[
 
 def _parse_stages(stages: Any, defaults: Mapping, source: str) -> tuple[Layer, ...]:
     if not isinstance(stages, Sequence) or isinstance(stages, str) or not stages:
-        raise ArchError(f"{source}: key stages: must be a list of stages, each a list of blocks, not {_show(stages)}")
+        raise ArchError(f"{source}: key stages: must be a list of stages, each a list of blocks, not {show(stages)}")
     layers: list[Layer] = []
     widths: tuple[int, ...] = (3,)
     used: set[str] = set()
     for s, rows in enumerate(stages):
         if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
-            raise ArchError(f"{source}: stage {s}: must be a list of blocks with at least one, not {_show(rows)}")
+            raise ArchError(f"{source}: stage {s}: must be a list of blocks with at least one, not {show(rows)}")
         position = 0
         for r, row in enumerate(rows):
             where = f"{source}: stage {s}, block {r}"
@@ -182,32 +178,32 @@ def _parse_stages(stages: Any, defaults: Mapping, source: str) -> tuple[Layer, .
                 position += 1
     unused = [key for key in defaults if key not in used]
     if unused:
-        raise ArchError(f"{source}: key defaults: no block takes the option {_show(unused[0])}{nearest(unused[0], OPTIONS)}")
+        raise ArchError(f"{source}: key defaults: no block takes the option {show(unused[0])}{nearest(unused[0], OPTIONS)}")
     return tuple(layers)
 
 
 def _parse_row(row: Any, where: str) -> tuple[tuple[str, ...], tuple[int, ...], int, int, dict[str, Any]]:
     shape = "[name, channels, stride, repeats, {options}]"
     if not isinstance(row, Sequence) or isinstance(row, str) or not 2 <= len(row) <= 5:
-        raise ArchError(f"{where}: a block is {shape}, not {_show(row)}")
+        raise ArchError(f"{where}: a block is {shape}, not {show(row)}")
     missing: list[Any] = [1, 1, {}][len(row) - 2 :]
     stride, repeats, options = [*row[2:], *missing]
     names = (row[0],) if isinstance(row[0], str) else row[0]
     if not isinstance(names, Sequence) or not names:
-        raise ArchError(f"{where}: the name must be a block name or a list of them, not {_show(names)}")
+        raise ArchError(f"{where}: the name must be a block name or a list of them, not {show(names)}")
     for name in names:
         if not isinstance(name, str) or name not in BLOCKS:
             known = [n for n, _ in BLOCKS]
-            raise ArchError(f"{where}: unknown block {_show(name)}{nearest(name, known)}; see mobile_cv_nas.BLOCKS for all names")
+            raise ArchError(f"{where}: unknown block {show(name)}{nearest(name, known)}; see mobile_cv_nas.BLOCKS for all names")
     if len(set(names)) < len(names):
-        raise ArchError(f"{where}: a block name stands twice in {_show(list(names))}")
+        raise ArchError(f"{where}: a block name stands twice in {show(list(names))}")
     where = f"{where} ({names[0]})" if len(names) == 1 else where
     channels = numbers(row[1], f"{where}: channels", "a positive int", MAX_WIDTH)
     for what, value, limit in (("stride", stride, 4), ("repeats", repeats, MAX_BLOCKS)):
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
-            raise ArchError(f"{where}: {what} must be an int from 1 to {limit}, not {_show(value)}")
+            raise ArchError(f"{where}: {what} must be an int from 1 to {limit}, not {show(value)}")
     if not isinstance(options, Mapping):
-        raise ArchError(f"{where}: the options must be a mapping, not {_show(options)}")
+        raise ArchError(f"{where}: the options must be a mapping, not {show(options)}")
     return tuple(names), tuple(int(c) for c in channels), stride, repeats, dict(options)
 
 
@@ -231,7 +227,7 @@ def _accepted_options(names: Sequence[str], options: Mapping, where: str) -> fro
     for key in options:
         if key not in accepted:
             listed = f"it takes {', '.join(sorted(accepted))}" if accepted else "it takes none"
-            raise ArchError(f"{where} ({', '.join(names)}): unknown option {_show(key)}{nearest(key, accepted)}; {listed}")
+            raise ArchError(f"{where} ({', '.join(names)}): unknown option {show(key)}{nearest(key, accepted)}; {listed}")
     if "hidden" in options and "expansion" in options:
         raise ArchError(f"{where}: key hidden: give either hidden (a width) or expansion (a ratio), not both")
     return accepted
@@ -250,7 +246,7 @@ def _resolve(
     for key, value in options.items():
         if key not in ("expansion", "hidden") and (key not in OPTIONS or not OPTIONS[key][1](value)):
             words = OPTIONS[key][0] if key in OPTIONS else "of a known kind"
-            raise ArchError(f"{where}: key {key}: must be {words}, not {_show(value)}")
+            raise ArchError(f"{where}: key {key}: must be {words}, not {show(value)}")
     hidden, expand, absolute = _hidden(names, options, c_in, where)
     fixed = {k: v for k, v in options.items() if k != "hidden" and (k != "expansion" or not absolute)}
     if kinds[-1] is Skip and len(names) == 1:
@@ -290,54 +286,9 @@ def _check_layer(layer: Layer, where: str) -> None:
     if groups > 1:
         for what, options in (("input width", layer.c_in), ("hidden width", layer.hidden), ("channels", layer.channels)):
             if len(options) > 1 or options[0] % groups:
-                raise ArchError(f"{where}: key groups: needs a fixed {what} that {groups} divides, not {_show(list(options))}")
+                raise ArchError(f"{where}: key groups: needs a fixed {what} that {groups} divides, not {show(list(options))}")
     if layer.options.get("squeeze_from") == "input" and layer.absolute:
         raise ArchError(f"{where}: key squeeze_from: input needs a fixed input width and a fixed expansion; give squeeze, or hidden")
     keeps = layer.skip is not None or (layer.stride == 1 and next(iter(kinds)).residual and set(layer.c_in) & set(layer.channels))
     if keeps and layer.out_size(65) != 65:
         raise ArchError(f"{where}: key padding: a block that may add or hand on its input must keep the map's size; leave padding out")
-
-
-def numbers(value: Any, where: str, what: str, limit: int, integer: bool = True) -> tuple[Fraction, ...]:
-    """The options of a number: itself, [low, high, step], or {any: [...]}; ascending, exact, each once."""
-    if isinstance(value, Mapping):
-        if set(value) != {"any"} or not isinstance(value["any"], Sequence) or isinstance(value["any"], str) or not value["any"]:
-            raise ArchError(f"{where}: a set of options is {{any: [8, 12, 32]}} with at least one, not {_show(value)}")
-        if len(value["any"]) > MAX_OPTIONS:
-            raise ArchError(f"{where}: more than {MAX_OPTIONS} options")
-        found = tuple(sorted(_exact(v, where, what, limit, integer) for v in value["any"]))
-        if len(set(found)) < len(found):
-            raise ArchError(f"{where}: an option stands twice in {_show(value)}")
-        return found
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) != 3:
-            raise ArchError(f"{where}: a choice is [low, high, step] or {{any: [...]}}, not {_show(value)}")
-        low, high, step = (_exact(v, where, what, limit, integer) for v in value)
-        if low > high or (high - low) % step:
-            raise ArchError(f"{where}: [low, high, step] must go up and meet high, not {_show(value)}")
-        if (high - low) / step >= MAX_OPTIONS:
-            raise ArchError(f"{where}: more than {MAX_OPTIONS} options in {_show(value)}")
-        return tuple(low + i * step for i in range(int((high - low) / step) + 1))
-    return (_exact(value, where, what, limit, integer),)
-
-
-def _exact(value: Any, where: str, what: str, limit: int, integer: bool) -> Fraction:
-    ok = isinstance(value, int) if integer else isinstance(value, (int, float))
-    if not ok or isinstance(value, bool) or not 0 < value <= limit:
-        raise ArchError(f"{where}: must be {what} (at most {limit}), [low, high, step] of such, or {{any: [...]}}, not {_show(value)}")
-    return Fraction(str(value))
-
-
-def nearest(name: Any, known: Iterable[str]) -> str:
-    """ ", did you mean ...?" with the nearest known name, or nothing."""
-    found = difflib.get_close_matches(name[:100], list(known), 1, 0.5) if isinstance(name, str) else None
-    return f", did you mean {found[0]}?" if found else ""
-
-
-def _show(value: Any) -> str:
-    """A value in an error message, cut to a length that fits a line."""
-    try:
-        text = repr(value)
-    except Exception:
-        text = type(value).__name__
-    return text if len(text) <= 60 else text[:57] + "..."

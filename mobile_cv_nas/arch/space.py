@@ -13,7 +13,8 @@ from typing import Any
 from ..choice import Choice
 from ..shapes import Cost
 from .definition import ArchDef, arch_of, classifier_cost, save_table
-from .parse import ArchError, Layer, has_hidden, map_sizes, parse_table, read_table
+from .fields import ArchError
+from .parse import Layer, has_hidden, map_sizes, parse_table, read_table
 
 Picks = dict[str, int]
 """For each choice of a space, by name, the index of one option."""
