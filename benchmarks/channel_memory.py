@@ -30,7 +30,7 @@ import mobile_cv_nas as nas
 from mobile_cv_nas.choice import Gates
 from mobile_cv_nas.layers import ConvNormAct
 
-STAGES = ((32, 2), (32, 3), (64, 3), (64, 3))  # channels and blocks; the hidden width is EXPANSION times the channels
+STAGES = ((32, 3), (32, 3), (32, 3), (64, 2))  # channels and blocks; the hidden width is EXPANSION times the channels
 EXPANSION, LAST, CLASSES = 3, 256, 100
 
 
@@ -202,8 +202,8 @@ def measure(args: argparse.Namespace) -> list[Row]:
             print(f"{method}, {bench.options} options: {found[-1].total / MIB:.1f} MiB", file=sys.stderr)
         if device.type != "meta":
             steps: list[Callable[[], object]] = [bench.step for bench in benches]
-            rounds = args.rounds if method == "masking" else max(1, args.rounds // 5)
-            for row, seconds in zip(found, medians(take_turns(steps, rounds))):
+            rounds = args.rounds if method == "masking" else max(1, args.rounds // 8)
+            for row, seconds in zip(found, medians(take_turns(steps, rounds, warmup=0))):  # memory took three steps
                 row.seconds = seconds
         rows += found
     return rows
@@ -273,8 +273,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--options", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], help="powers of two up to 32")
     parser.add_argument("--image-size", type=int, default=112)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=15, help="timed steps of each masking network; a fifth of it for DNAS")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=16, help="timed steps of each masking network; an eighth of it for DNAS")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda", "meta"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=Path("output"), metavar="FOLDER", help="for the CSV and the figure")

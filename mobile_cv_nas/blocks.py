@@ -157,7 +157,7 @@ class InvertedResidual(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.transform(x)
-        return x + y if self.adds_input else y
+        return y.add_(x) if self.adds_input else y  # in place: no norm needs its output for the backward pass
 
     def transform(self, x: Tensor, gates: Gates | None = None, scale: Tensor | None = None) -> Tensor:
         y = x if self.pw is None else self.pw(x, gates)
