@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _measure import MIB, machine, medians, peak_bytes, saved_bytes, state_bytes, take_turns
+from _measure import MIB, machine, medians, peak_bytes, release, saved_bytes, state_bytes, take_turns
 from tabulate import tabulate
 from torch import Tensor, nn
 
@@ -199,6 +199,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
         found = []
         for bench in benches:
             found.append(bench.memory())
+            release()
             print(f"{method}, {bench.options} options: {found[-1].total / MIB:.1f} MiB", file=sys.stderr)
         if device.type != "meta":
             steps: list[Callable[[], object]] = [bench.step for bench in benches]

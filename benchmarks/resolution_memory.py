@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _measure import MIB, machine, medians, peak_bytes, saved_bytes, take_turns
+from _measure import MIB, machine, medians, peak_bytes, release, saved_bytes, take_turns
 from tabulate import tabulate
 from torch import Tensor
 
@@ -98,6 +98,7 @@ def measure(args: argparse.Namespace, sharing: str) -> list[Row]:
         benches.append(Bench(space, even_sizes(args.image_size, number), sharing, recompute, args.batch, device))
         found.append(benches[-1].memory())
         benches[-1].supernet.zero_grad()
+        release()
         print(f"{sharing}, {number} sizes: {found[-1][0] / MIB:.2f} MiB", file=sys.stderr)
     steps: list[Callable[[], object]] = [bench.step for bench in benches]
     seconds = medians(take_turns(steps, args.rounds, args.warmup))
