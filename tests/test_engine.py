@@ -1,5 +1,6 @@
 """The folder of a run, its metrics, and what is counted over processes."""
 
+import contextlib
 import json
 import logging
 import resource
@@ -15,42 +16,44 @@ from mobile_cv_nas.engine import CHECKPOINTS, MetricsLog, count_skipped, open_ru
 from mobile_cv_nas.files import FileError, atomic_open
 
 
-@pytest.fixture
-def small_disk():
-    """`small_disk(n)`: from now on the kernel refuses to let a file grow beyond n bytes."""
+@contextlib.contextmanager
+def small_disk(size):
+    """Within it the kernel refuses to let any file grow beyond `size` bytes; pytest's own output may be such a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def write_until_full(folder, limit, small_disk):
+def write_until_full(folder, limit):
     log = MetricsLog(folder, True)
     try:
         log.write(0, epoch=0, names="x" * 100)
-        small_disk(limit)
-        for step in range(1, 100):
-            log.write(step, epoch=step, names="x" * 100)
+        with small_disk(limit):
+            for step in range(1, 100):
+                log.write(step, epoch=step, names="x" * 100)
     finally:
         log.close()
 
 
-def test_metrics_on_a_full_disk_are_one_clear_error(tmp_path, small_disk):
+def test_metrics_on_a_full_disk_are_one_clear_error(tmp_path):
     with pytest.raises(FileError, match=r"metrics\.jsonl: cannot be written"):
-        write_until_full(tmp_path, 1000, small_disk)
+        write_until_full(tmp_path, 1000)
     assert (tmp_path / "metrics.jsonl").stat().st_size == 1000
 
 
-def test_a_full_disk_under_torch_is_one_clear_error(tmp_path, small_disk):
+def test_a_full_disk_under_torch_is_one_clear_error(tmp_path):
     def write():
         with atomic_open(tmp_path / "state.pt") as file:
             torch.save({"w": torch.zeros(1_000_000)}, file)
 
     write()
     before = (tmp_path / "state.pt").read_bytes()
-    small_disk(100_000)
-    with pytest.raises(FileError, match=r"state\.pt: cannot be written"):
+    with small_disk(100_000), pytest.raises(FileError, match=r"state\.pt: cannot be written"):
         write()
     assert (tmp_path / "state.pt").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
