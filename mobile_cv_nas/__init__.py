@@ -23,7 +23,9 @@ __all__ = [
     "Network",
     "SearchSpace",
     "Supernet",
+    "build_detector",
     "build_model",
+    "build_segmenter",
     "build_supernet",
     "count",
     "fbnet_builder",
@@ -34,6 +36,7 @@ __all__ = [
     "subsample",
 ]
 
+_HEADS = ("build_detector", "build_segmenter")
 _ZOO = ("fbnet_builder", "get_arch", "get_card", "list_models")
 
 
@@ -43,6 +46,10 @@ def __getattr__(name: str) -> Any:
         from . import model_zoo
 
         return getattr(model_zoo, name)
+    if name in _HEADS:
+        from . import heads
+
+        return getattr(heads, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

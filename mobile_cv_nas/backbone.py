@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from .arch import ArchDef
 from .blocks import ConvBlock, IRPool
 from .build import Network
 from .files import InputError
@@ -45,16 +48,26 @@ class FeatureBackbone(nn.Module):
         super().__init__()
         maps = stride_maps(network)
         indices = range(len(maps.strides)) if out_indices is None else _checked(out_indices, maps)
+        self._take(network.arch, network.blocks, maps, indices)
+
+    def _take(self, arch: ArchDef, blocks: nn.Sequential, maps: FeatureInfo, indices: Sequence[int]) -> None:
         self.feature_info = FeatureInfo(
             [maps.channels[i] for i in indices], [maps.strides[i] for i in indices], [maps.blocks[i] for i in indices]
         )
-        self.arch = network.arch
-        kept = list(network.blocks.named_children())
+        self.arch = arch
+        kept = list(blocks.named_children())
         last = [name for name, _ in kept].index(self.feature_info.blocks[-1])
         self.blocks = nn.Sequential()
         for name, block in kept[: last + 1]:
             self.blocks.add_module(name, block)
         self._returned = frozenset(self.feature_info.blocks)
+
+    def pick(self, indices: Sequence[int]) -> FeatureBackbone:
+        """A backbone of these very modules that returns fewer maps, by position in `feature_info`; as `out_indices`."""
+        part = FeatureBackbone.__new__(FeatureBackbone)
+        nn.Module.__init__(part)
+        part._take(self.arch, self.blocks, self.feature_info, _checked(indices, self.feature_info))
+        return part
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
@@ -78,6 +91,54 @@ def stride_maps(network: Network) -> FeatureInfo:
         stride *= row.stride
         last[stride] = (row.channels, name)
     return FeatureInfo([c for c, _ in last.values()], list(last), [name for _, name in last.values()])
+
+
+def dilate(features: FeatureBackbone, output_stride: int) -> FeatureBackbone:
+    """A copy whose maps beyond `output_stride` are computed at it, with dilated convolutions in place of strides.
+
+    A convolution whose stride would lead beyond gets stride 1, and the convolutions after it get twice the dilation and
+    padding. Pixels [::2, ::2] of a map that had twice the stride are then exactly those of the original, if no block has
+    squeeze-and-excite, whose pool sees the denser map. The parameters are the same.
+
+    Args:
+        features: not dilated before.
+        output_stride: input pixels a pixel of the last map; one of the backbone's strides.
+
+    Source: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", section 3.1.
+
+    Raises:
+        InputError: the backbone has no such stride or is dilated already, or a block strides by more than convolutions.
+    """
+    features = copy.deepcopy(features)
+    rows = [row for stage in features.arch.stages for row in stage]
+    info, named = features.feature_info, list(features.blocks.named_children())
+    if info.strides[-1] != math.prod(row.stride for row in rows[: len(named)]):
+        raise InputError(f"output_stride {output_stride}: the backbone is dilated already, to stride {info.strides[-1]}; give it as built")
+    stride, rate = 1, 1
+    for (name, block), row in zip(named, rows):
+        strided = stride * row.stride <= output_stride
+        stride *= row.stride if strided else 1
+        rate *= _dilate_block(name, block, rate, 1 if strided else row.stride)
+    if stride != output_stride:
+        raise InputError(f"output_stride {output_stride}: the backbone goes from stride {stride} to no such stride; choose one that it has")
+    features.feature_info = info._replace(strides=[min(value, output_stride) for value in info.strides])
+    return features
+
+
+def _dilate_block(name: str, block: nn.Module, rate: int, stride: int) -> int:
+    """Dilates a block's convolutions, in place, and takes out its stride unless that is given as 1. Returns that stride."""
+    found = 1
+    for conv in [module for module in block.modules() if isinstance(module, nn.Conv2d)]:
+        if isinstance(conv.padding, str):
+            raise InputError(f"block {name}: cannot be dilated: its convolution has padding {conv.padding!r}; give a number")
+        if conv.kernel_size != (1, 1):
+            conv.dilation = tuple(d * rate * found for d in conv.dilation)  # type: ignore[assignment]
+            conv.padding = tuple(p * rate * found for p in conv.padding)  # type: ignore[assignment]
+        if stride > 1:
+            found, conv.stride = found * conv.stride[0], (1, 1)
+    if found != stride:
+        raise InputError(f"block {name}: cannot be dilated: its convolutions stride by {found}, its row by {stride}")
+    return stride
 
 
 def _checked(out_indices: Sequence[int], maps: FeatureInfo) -> list[int]:

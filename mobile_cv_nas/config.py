@@ -10,7 +10,11 @@ from yacs.config import CfgNode
 from .config_files import ConfigError, flatten, merge_file, merge_options, nearest
 from .files import dump_yaml
 
-__all__ = ["ConfigError", "dump_config", "flatten", "get_cfg", "load_config", "validate"]
+__all__ = ["DENSE", "DETECTORS", "SEGMENTERS", "ConfigError", "dump_config", "flatten", "get_cfg", "load_config", "validate"]
+
+DETECTORS = ("faster_rcnn", "retinanet", "ssdlite")
+SEGMENTERS = ("lraspp", "deeplabv3")
+DENSE = ("coco", "voc", "digit_scenes")  # data sets whose labels are boxes or masks
 
 _C = CfgNode()
 _C.VERSION = 1  # of this format; a file of a newer version is refused
@@ -21,18 +25,30 @@ _C.MODEL = CfgNode()
 _C.MODEL.ARCH = ""  # arch file (.yaml, relative to the config file) or a zoo name; "": the one inside MODEL.WEIGHTS
 _C.MODEL.WEIGHTS = ""  # .safetensors file to test or to inherit, or "pretrained" for those of a zoo name
 
+_C.HEAD = CfgNode()  # what makes a detector or a segmenter of the network
+_C.HEAD.NAME = ""  # detection: faster_rcnn | retinanet | ssdlite; segmentation: lraspp | deeplabv3; "": a classifier
+_C.HEAD.INPUT_SIZE = 256  # pixels: the longer side of a detector's image, each side of a segmenter's
+_C.HEAD.STRIDES = []  # detection: of the maps it reads; []: the head's own
+_C.HEAD.LOW_STRIDE = 8  # lraspp: of its map of fine detail
+_C.HEAD.OUTPUT_STRIDE = 16  # segmentation: of the last map; stages beyond it are dilated
+_C.HEAD.CHANNELS = 0  # of the head; 0: the head's own
+_C.HEAD.ANCHOR_SCALE = 0.0  # faster_rcnn, retinanet: side of the anchors in strides; 0: the head's own
+_C.HEAD.MIN_RATIO = 0.0  # ssdlite: side of the boxes on its first map, as a share of the image; 0: the head's own
+_C.HEAD.FROZEN_STAGES = 0  # first stages of the backbone that keep their weights and norm statistics
+_C.HEAD.FROZEN_NORM = False  # all norms of the backbone keep theirs
+
 _C.DATA = CfgNode()
-_C.DATA.DATASET = "digits"  # digits | imagefolder | cifar10 | imagenet; the number of classes follows from it
-_C.DATA.ROOT = ""  # folder of the images, for every data set but digits
+_C.DATA.DATASET = "digits"  # digits | imagefolder | cifar10 | imagenet; with a HEAD digit_scenes | coco | voc (masks only)
+_C.DATA.ROOT = ""  # folder of the images, for every data set but digits; digit_scenes: where to write it, "": the cache
 _C.DATA.CLASS_FRACTION = 1.0  # imagefolder, imagenet: random share of the classes to keep (the paper searches on 0.1)
 _C.DATA.SPLIT_SEED = 0  # chooses those classes, and which images of a single folder are for validation and test
 _C.DATA.VAL_FRACTION = 0.1  # share for validation, of cifar10 and of folders without val/
 _C.DATA.TEST_FRACTION = 0.1  # share for the test, of a folder that is not split at all
 _C.DATA.MEAN = [0.485, 0.456, 0.406]  # of red, green and blue, for images in 0..1
 _C.DATA.STD = [0.229, 0.224, 0.225]  # as MEAN
-_C.DATA.CROP_RATIO = 0.875  # image files, not augmented: side of the central crop over the shorter side
+_C.DATA.CROP_RATIO = 0.875  # image files of a class, not augmented: side of the central crop over the shorter side
 _C.DATA.INTERPOLATION = "bilinear"  # bilinear | bicubic, of every resize
-_C.DATA.AUGMENT = "none"  # none | affine (slight turn, shift, scale) | crop (and flip) | randaugment (and both)
+_C.DATA.AUGMENT = "none"  # none | affine (slight turn, shift, scale) | crop (and flip) | randaugment (and both; classes only)
 _C.DATA.CROP_SCALE = 0.08  # crop, randaugment: smallest area of a crop, as a share of the image
 _C.DATA.RANDAUGMENT_MAGNITUDE = 9  # strength of its two operations, 0 to 30
 _C.DATA.ERASE = 0.0  # probability of erasing a rectangle of a training image; not for digits
@@ -105,7 +121,8 @@ _C.RUNTIME.SYNC_BN = False  # batch statistics over all processes
 _C.RUNTIME.TIMEOUT = 30.0  # minutes after which a hung process ends the run
 
 _CHOICES = {
-    "DATA.DATASET": ("digits", "imagefolder", "cifar10", "imagenet"),
+    "HEAD.NAME": ("", *DETECTORS, *SEGMENTERS),
+    "DATA.DATASET": ("digits", "imagefolder", "cifar10", "imagenet", *DENSE),
     "DATA.INTERPOLATION": ("bilinear", "bicubic"),
     "DATA.AUGMENT": ("none", "affine", "crop", "randaugment"),
     "SEARCH.OBJECTIVE": ("macs", "params"),
@@ -126,6 +143,8 @@ _TINY, _ANY = 1e-12, math.inf
 _RANGES: dict[str, tuple[float, float]] = {
     "VERSION": (1, 1),  # newer ones have a message of their own in files
     "SEED": (0, 2**32 - 1),
+    "HEAD.INPUT_SIZE": (32, 8192),
+    "HEAD.MIN_RATIO": (0, 0.9),
     "DATA.CLASS_FRACTION": (_TINY, 1),
     "DATA.SPLIT_SEED": (0, 2**32 - 1),
     "DATA.VAL_FRACTION": (_TINY, 0.9),
@@ -229,6 +248,7 @@ def _validate_together(cfg: CfgNode) -> None:
         ):
             if not fits:
                 raise ConfigError(f"DATA.{key}: {data[key]!r} is not for DATA.DATASET digits; leave it out")
+    _validate_head(cfg)
     if data.CLASS_FRACTION < 1 and data.DATASET in ("digits", "cifar10"):
         raise ConfigError(f"DATA.CLASS_FRACTION: {data.DATASET} has all its classes only; leave it at 1")
     if data.VAL_FRACTION + data.TEST_FRACTION >= 1:
@@ -241,6 +261,37 @@ def _validate_together(cfg: CfgNode) -> None:
         raise ConfigError("SEARCH.TEMPERATURE.END: above SEARCH.TEMPERATURE.START; tau falls during a search")
     if cfg.RUNTIME.PRECISION == "fp16" and cfg.RUNTIME.DEVICE == "cpu":
         raise ConfigError("RUNTIME.PRECISION: fp16 needs a GPU; use bf16 or no")
+
+
+def _validate_head(cfg: CfgNode) -> None:
+    head, data = cfg.HEAD, cfg.DATA
+    dense = data.DATASET in DENSE
+    if bool(head.NAME) != dense:
+        if dense:
+            raise ConfigError(f"HEAD.NAME: empty; DATA.DATASET {data.DATASET} needs one of {', '.join((*DETECTORS, *SEGMENTERS))}")
+        raise ConfigError(f"DATA.DATASET: {data.DATASET} has classes only; HEAD.NAME {head.NAME} needs one of {', '.join(DENSE)}")
+    detector = head.NAME in DETECTORS
+    unfit: list[tuple[str, object, object, str]] = [
+        ("HEAD.STRIDES", head.STRIDES, [] if not detector else None, "a detector"),
+        ("HEAD.LOW_STRIDE", head.LOW_STRIDE, 8 if head.NAME != "lraspp" else None, "lraspp"),
+        ("HEAD.OUTPUT_STRIDE", head.OUTPUT_STRIDE, 16 if head.NAME not in SEGMENTERS else None, "a segmenter"),
+        ("HEAD.ANCHOR_SCALE", head.ANCHOR_SCALE, 0 if head.NAME not in ("faster_rcnn", "retinanet") else None, "faster_rcnn and retinanet"),
+        ("HEAD.MIN_RATIO", head.MIN_RATIO, 0 if head.NAME != "ssdlite" else None, "ssdlite"),
+        ("HEAD.CHANNELS", head.CHANNELS, 0 if not head.NAME else None, "a head"),
+        ("HEAD.FROZEN_STAGES", head.FROZEN_STAGES, 0 if not head.NAME else None, "a head"),
+        ("HEAD.FROZEN_NORM", head.FROZEN_NORM, False if not head.NAME else None, "a head"),
+        ("DATA.MIXUP", data.MIXUP, 0 if dense else None, "a classifier"),
+        ("DATA.ERASE", data.ERASE, 0 if dense else None, "a classifier"),
+        ("DATA.CLASS_FRACTION", data.CLASS_FRACTION, 1 if dense else None, "a classifier"),
+        ("TRAIN.LABEL_SMOOTHING", cfg.TRAIN.LABEL_SMOOTHING, 0 if detector else None, "a classifier or segmenter"),
+    ]
+    for key, value, only, whose in unfit:
+        if only is not None and value != only:
+            raise ConfigError(f"{key}: {value!r} is for {whose}, and HEAD.NAME is {head.NAME!r}; leave it out")
+    if dense and data.AUGMENT == "randaugment":
+        raise ConfigError("DATA.AUGMENT: randaugment would move an image without its boxes or mask; use crop or affine")
+    if data.DATASET == "voc" and detector:
+        raise ConfigError("DATA.DATASET: voc is read for segmentation; for a detector use coco")
 
 
 def _interval(low: float, high: float) -> str:

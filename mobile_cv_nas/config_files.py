@@ -85,7 +85,7 @@ def flatten(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """A hint at the name that was meant."""
-    if len(names) <= 6:
+    if len(names) <= 8:
         return "one of " + ", ".join(names)
     close = difflib.get_close_matches(name[:80].upper(), names, 1, 0.5)
     return f"the nearest is {close[0]}" if close else "mobile_cv_nas/config.py lists all of them"
@@ -148,7 +148,7 @@ def _coerce(value: Any, default: Any, where: str) -> Any:
         if isinstance(value, str):
             return value
     elif isinstance(value, (list, tuple)):
-        return [_coerce(item, default[0], where) for item in value]
+        return [_coerce(item, default[0] if default else 0, where) for item in value]
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list of numbers"}
     raise ConfigError(f"{where}: {short(value)} is not {kinds[type(default)]}; the default is {default!r}")
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .arch import SearchSpace
-from .arch.definition import classifier_cost
+from .arch.head import Head, as_head
 from .arch.parse import Layer, map_sizes
 from .blocks import Block, Shape
 from .choice import ChoiceTable
@@ -49,7 +49,7 @@ class Effective(nn.Module):
         space: whose layers these are.
         table: of the supernet; rows and columns of `gates` below are its.
         in_channels: of the images.
-        num_classes: of the classifier.
+        num_classes: of the classifier, or the head that takes its place.
     """
 
     _widths: Tensor
@@ -62,9 +62,10 @@ class Effective(nn.Module):
     _hidden_values: Tensor
     _areas: Tensor
 
-    def __init__(self, space: SearchSpace, table: ChoiceTable, in_channels: int, num_classes: int):
+    def __init__(self, space: SearchSpace, table: ChoiceTable, in_channels: int, num_classes: int | Head):
         super().__init__()
-        layers, self.num_classes = space.layers, num_classes
+        layers, self.head = space.layers, as_head(num_classes)
+        self._read = self.head.reads(layers)
         columns, constant = table.columns, len(table.choices)
         self._one, self._zero = constant * columns, constant * columns + 1
 
@@ -144,7 +145,7 @@ class Effective(nn.Module):
         return list(zip(channels.tolist(), sides.tolist()))
 
     def cost(self, gates: Tensor) -> Cost:
-        """Expected MACs and parameters of the child under independent choices (Eq. 10), classifier included; float64."""
+        """Expected MACs and parameters of the child under independent choices (Eq. 10), head included; float64."""
         enters, own, leaves = self.widths(gates)
         hidden = (gates.index_select(0, self._hidden_rows) * self._hidden_values).sum(1).view(3, -1)
         areas = self.areas(gates)
@@ -152,5 +153,7 @@ class Effective(nn.Module):
         dims = torch.cat([channels, hidden, areas[None, :-1], areas[None, 1:]])
         flat = gates.flatten()
         total = sum(group(flat, dims) for group in self.candidates)
-        head = classifier_cost(leaves[-1] @ self._widths, self.num_classes, areas[-1])
-        return Cost(total[0], total[1]) + head  # type: ignore[index]
+        result = Cost(total[0], total[1])  # type: ignore[index]
+        for n, layer in enumerate(self._read):
+            result += self.head.cost(n, leaves[layer] @ self._widths, areas[layer + 1], areas[0])
+        return result

@@ -31,6 +31,7 @@ from .files import FileError, InputError, atomic_write, write_error
 _LOG = logging.getLogger(__name__)
 RESULT = "result.json"  # written last: a folder that has it holds a finished run
 CHECKPOINTS = "checkpoints"
+MAX_DROPPED = 50  # steps in a row that ON_NAN skip may drop: after that nothing will mend itself
 
 # Keys that may differ when a run goes on: they change where or how often, not what; ON_NAN lets it past a step that failed.
 _FREE = ("OUTPUT_DIR", "MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE", "DATA.ROOT", "DATA.WORKERS", "RUNTIME.TIMEOUT",
@@ -112,8 +113,12 @@ class Runtime:
         """A loss scaler of its own for each optimizer, for fp16 only."""
         return torch.amp.GradScaler(self.device.type) if self.options.PRECISION == "fp16" else None
 
-    def move(self, images: Tensor) -> Tensor:
-        """Images or labels on the device; images in the memory layout of the model."""
+    def move(self, images: Any) -> Any:
+        """Images or labels on the device, also lists and dicts of them; images in the memory layout of the model."""
+        if isinstance(images, (list, tuple)):
+            return [self.move(image) for image in images]
+        if isinstance(images, dict):
+            return {name: self.move(value) for name, value in images.items()}
         images = images.to(self.device, non_blocking=True)
         last = self.options.CHANNELS_LAST and images.ndim == 4
         return images.contiguous(memory_format=torch.channels_last) if last else images

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from .data import derive_seed
 from .engine import Runtime, average_buffers
 from .optim import build_average, build_optimizer
-
-Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W), labels (N,)
+from .task import Batch, Objective
 
 
 class Outcome(NamedTuple):
@@ -32,8 +30,9 @@ class Stepper:
     """A network with its optimizer, loss scaler and moving average; all of its state is in `state_dict()`.
 
     Args:
-        cfg: the configuration; TRAIN and DATA.MIXUP are used here.
-        network: plain, with logits of `classes` classes.
+        cfg: the configuration; TRAIN is used here.
+        network: what is trained.
+        objective: its loss.
         runtime: device, precision and processes.
 
     Attributes:
@@ -41,15 +40,14 @@ class Stepper:
         average: torch's AveragedModel of it, or None.
     """
 
-    def __init__(self, cfg: CfgNode, network: nn.Module, classes: int, runtime: Runtime):
+    def __init__(self, cfg: CfgNode, network: nn.Module, objective: Objective, runtime: Runtime):
         self.cfg, self.runtime = cfg, runtime
         self.network = runtime.place(network)
         self.average = build_average(self.network, cfg.TRAIN.EMA_DECAY)
         self.model = runtime.compile(runtime.distribute(self.network))
         self.optimizer, self.scaler = build_optimizer(self.network, cfg), runtime.scaler()
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=cfg.TRAIN.LABEL_SMOOTHING)
         self.buffers = list(self.network.buffers())
-        self.classes = classes
+        self.objective = objective
 
     @property
     def result(self) -> nn.Module:
@@ -67,10 +65,10 @@ class Stepper:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(3, dtype=torch.float64, device=self.runtime.device)
-        for i, (images, labels) in enumerate(batches):
+        for i, batch in enumerate(batches):
             last = i == len(batches) - 1 or self.runtime.world == 1
             with contextlib.nullcontext() if last else self.model.no_sync():
-                sums += self._backward(images, labels, len(batches), (*key, i))
+                sums += self._backward(batch, len(batches), (*key, i))
         average_buffers(self.buffers)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -83,25 +81,11 @@ class Stepper:
             torch._foreach_copy_(self.buffers, before)
         return Outcome(loss, correct, count, term, summed)
 
-    def _backward(self, images: Tensor, labels: Tensor, parts: int, key: tuple[int, ...]) -> Tensor:
-        """Sums of the loss and of correct images, and the number of images."""
-        targets = labels
-        if self.cfg.DATA.MIXUP > 0:
-            images, targets = self._mix(images, labels, key)
-        images, labels, targets = map(self.runtime.move, (images, labels, targets))
-        with self.runtime.autocast():
-            logits = self.model(images)
-        loss = self.criterion(logits.float(), targets)
+    def _backward(self, batch: Batch, parts: int, key: tuple[int, ...]) -> Tensor:
+        """Sums of the loss and of right answers, and the number of images."""
+        loss, right, images = self.objective.loss(self.model, batch, key)
         (loss / parts if self.scaler is None else self.scaler.scale(loss / parts)).backward()
-        correct = (logits.detach().argmax(1) == labels).sum()
-        return torch.stack([loss.detach().double() * len(labels), correct.double(), loss.new_tensor(len(labels)).double()])
-
-    def _mix(self, images: Tensor, labels: Tensor, key: tuple[int, ...]) -> Batch:
-        from torchvision.transforms import v2
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.cfg.SEED, self.runtime.rank, *key))
-            return v2.MixUp(alpha=self.cfg.DATA.MIXUP, num_classes=self.classes)(images, labels)
+        return torch.stack([loss.detach().double() * images, right.double(), loss.new_tensor(images, dtype=torch.float64)])
 
     def _reduce(self, sums: Tensor, norm: Tensor, flags: list) -> list[float]:
         """All that a step must know of the device and of the other processes, in one transfer."""
@@ -113,7 +97,7 @@ class Stepper:
 
     def _bad_term(self, loss: float, norm: float) -> str | None:
         if not math.isfinite(loss):
-            return "cross-entropy"
+            return self.objective.loss_name
         if self.scaler is not None or math.isfinite(norm):  # a scaler drops its overflows by itself
             return None
         for name, parameter in self.network.named_parameters():

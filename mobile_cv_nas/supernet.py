@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .arch import ArchDef, SearchSpace
+from .arch.head import Classifier, Head, as_head
 from .arch.parse import map_sizes
 from .choice import ChoiceTable, Gates
 from .effective import Effective
@@ -31,7 +32,7 @@ class Supernet(nn.Module):
     _unit_rows: Tensor
     _unit_flags: Tensor
 
-    def __init__(self, space: SearchSpace, num_classes: int, in_channels: int, sharing: str, recompute: bool, resolution: str):
+    def __init__(self, space: SearchSpace, num_classes: int | Head, in_channels: int, sharing: str, recompute: bool, resolution: str):
         super().__init__()
         self.space, self.resolution, self.in_channels = space, resolution, in_channels
         self.table = ChoiceTable(space.choices)
@@ -43,12 +44,16 @@ class Supernet(nn.Module):
             units += len(block.units)
             blocks[layer.key], c_in = block, block.width
         self.blocks = nn.ModuleDict(blocks)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(c_in, num_classes)
+        self._make_head(c_in, as_head(num_classes))
         self.table.compile_tables()
         self.effective = Effective(space, self.table, in_channels, num_classes)
         self._index_units()
         self._sides = [map_sizes(space.layers, size) for size in space.input_sizes]
+
+    def _make_head(self, width: int, head: Head) -> None:
+        assert isinstance(head, Classifier)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(width, head.num_classes)
 
     def _index_units(self) -> None:
         """A row and an indicator over the block names for each unit: its gate is the sum over the names it stands for."""
@@ -143,23 +148,21 @@ class Supernet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gates, sizes = self.gates(), self.space.input_sizes
         if len(sizes) == 1:
-            return self._head(self._blocks(x, gates))
+            return self._run(x, gates)
         if x.shape[-1] != sizes[-1] or x.shape[-2] != sizes[-1]:
             found = "x".join(map(str, x.shape[-2:]))
             raise ValueError(f"this supernet takes images of {sizes[-1]}x{sizes[-1]}, its largest input size, not {found}")
         if gates.picked is not None:
             assert self.table.picked is not None
-            return self._head(self._blocks(subsample(x, sizes[self.table.picked["input_size"]]), gates))
+            return self._run(subsample(x, sizes[self.table.picked["input_size"]]), gates)
         if self.resolution == "sampled":
             return self._sampled(x, gates)
         return self._all_sizes(x, gates)
 
-    def _blocks(self, x: Tensor, gates: Gates) -> Tensor:
+    def _run(self, x: Tensor, gates: Gates) -> Tensor:
+        """Logits of images that have one of the input sizes."""
         for block in self.blocks.values():
             x = block(x, gates)
-        return x
-
-    def _head(self, x: Tensor) -> Tensor:
         x = self.pool(x).flatten(1)
         weight = self.classifier.weight
         return F.linear(x, weight[:, : x.shape[1]], self.classifier.bias)
@@ -188,7 +191,7 @@ class Supernet(nn.Module):
         assert gates.sizes is not None
         learns = gates.sizes.requires_grad and torch.is_grad_enabled()
         top = gates.sizes.detach().topk(2 if learns else 1).indices.tolist()
-        logits = [self._head(self._blocks(subsample(x, self.space.input_sizes[i]), gates)) for i in top]
+        logits = [self._run(subsample(x, self.space.input_sizes[i]), gates) for i in top]
         if not learns:
             return logits[0]
         pair = gates.sizes[top] / gates.sizes[top].sum()
@@ -218,15 +221,21 @@ def inherit_weights(child: nn.Module, supernet: Supernet) -> nn.Module:
     if child.classifier.out_features != classes:  # type: ignore[union-attr]
         raise ValueError(f"the child has {child.classifier.out_features} classes, the supernet {classes}")  # type: ignore[union-attr]
     with torch.no_grad():
-        for layer, block, source in zip(arch.layers, child.blocks, supernet._mixed()):  # type: ignore[arg-type]
-            if layer.names[0] == "skip" and source.layer.skip is not None:
-                continue
-            _copy(block.state_dict(), source.unit(layer.names[0]).state_dict(), layer.key)
-        _copy(child.classifier.state_dict(), supernet.classifier.state_dict(), "classifier")  # type: ignore[union-attr]
+        inherit_blocks(arch, child.blocks, supernet)  # type: ignore[arg-type]
+        copy_part(child.classifier.state_dict(), supernet.classifier.state_dict(), "classifier")  # type: ignore[union-attr]
     return child
 
 
-def _copy(target: dict[str, Tensor], source: dict[str, Tensor], where: str) -> None:
+def inherit_blocks(arch: ArchDef, blocks: Iterable[nn.Module], supernet: Supernet) -> None:
+    """Copies the weights of an arch's blocks; a part of `inherit_weights`."""
+    for layer, block, source in zip(arch.layers, blocks, supernet._mixed()):
+        if layer.names[0] == "skip" and source.layer.skip is not None:
+            continue
+        copy_part(block.state_dict(), source.unit(layer.names[0]).state_dict(), layer.key)
+
+
+def copy_part(target: dict[str, Tensor], source: dict[str, Tensor], where: str) -> None:
+    """Copies into each tensor of `target` the corner of its namesake that has its shape. Raises ValueError if it has none."""
     for name, value in target.items():
         found = source[name][_corner(source[name].shape, value.shape)]
         if found.shape != value.shape:

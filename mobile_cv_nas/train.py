@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from .arch import ArchDef
-from .build import build_model
 from .checkpoint import (
     RunFolder,
     StopRequest,
@@ -23,11 +21,11 @@ from .checkpoint import (
     save_checkpoint,
     set_rng_state,
 )
-from .config import ConfigError, dump_config
-from .counting import count
-from .data import Data, DataError, build_data, build_loader
+from .config import DETECTORS, SEGMENTERS, ConfigError, dump_config
+from .data import Data, build_data
 from .engine import (
     CHECKPOINTS,
+    MAX_DROPPED,
     MetricsLog,
     NotFinite,
     Runtime,
@@ -36,18 +34,16 @@ from .engine import (
     fingerprint,
     open_run,
     progress_bar,
-    seed_everything,
     start_runtime,
     write_result,
 )
-from .evaluate import Score, evaluate
 from .files import atomic_write
 from .optim import learning_rate
-from .step import Batch, Stepper
-from .weights import find_arch, fit_weights, load_network, save_weights
+from .step import Stepper
+from .task import Batch, Classification, Task
+from .weights import find_arch, load_start
 
 WEIGHTS = "model.safetensors"
-MAX_DROPPED = 50  # steps in a row that TRAIN.ON_NAN skip may drop: after that nothing will mend itself
 
 
 def train(
@@ -59,15 +55,18 @@ def train(
     resume: bool = False,
     runtime: Runtime | None = None,
     stop: StopRequest | None = None,
+    label_size: int | None = None,
 ) -> dict[str, Any]:
     """Trains `arch` on the data of `cfg`, tests it, and leaves config, arch, weights, metrics and result in `output`.
 
     The caller holds the folder's lock (`RunFolder`). `weights` is where training starts, random without. `stop` ends
-    the run after a step; if None is given, SIGTERM and SIGINT do.
+    the run after a step; if None is given, SIGTERM and SIGINT do. `label_size` is the side of masks, where they are not of
+    the network's input size.
 
     Returns:
-        {"finished": False, "folder": ...} after a stop; else top1, top5 and loss on the test images, val_top1, macs,
-        params, skipped_images, and "weights", the path of the .safetensors file.
+        {"finished": False, "folder": ...} after a stop; else the scores of the test images (top1, top5 and loss; miou, pixel_accuracy
+        and loss; or ap, ap50 and ap75), the main one also of the validation images as val_..., macs, params, skipped_images, and
+        "weights", the path of the .safetensors file.
 
     Raises:
         ConfigError, DataError, FileError, CheckpointError: bad input.
@@ -75,23 +74,24 @@ def train(
     """
     runtime = runtime or start_runtime(cfg)
     folder = Path(output)
-    trainer = Trainer(cfg, arch, folder, data or build_data(cfg), weights, runtime)
+    trainer = Trainer(cfg, make_task(cfg, arch, data or build_data(cfg), weights, runtime, label_size), folder, runtime)
     if runtime.gather(open_run(folder, resume) if runtime.main else None)[0]:
         trainer.restore()
     with contextlib.ExitStack() as stack:
         return trainer.run(stop or stack.enter_context(StopRequest(cfg.CHECKPOINT.MINUTES)))
 
 
-def run_training(cfg: CfgNode, resume: bool = False) -> str | None:
+def run_training(cfg: CfgNode, resume: bool = False, heads: Sequence[str] = ("",)) -> str | None:
     """Trains the network of `cfg.MODEL` into `cfg.OUTPUT_DIR`: a table, or None on all processes but the first.
 
-    Raises as `train`.
+    `heads` are those that the tool trains, "" for a classifier. Raises as `train`.
     """
-    from tabulate import tabulate
-
+    if cfg.HEAD.NAME not in heads:
+        tools = dict.fromkeys(DETECTORS, "detector") | dict.fromkeys(SEGMENTERS, "segmenter") | {"": "net"}
+        here = f"one of {', '.join(heads)}" if any(heads) else "none"
+        raise ConfigError(f"HEAD.NAME: {cfg.HEAD.NAME!r}, but this tool trains {here}; see tools/train_{tools[cfg.HEAD.NAME]}.py")
     if cfg.TRAIN.INIT == "inherit":
-        network, _ = load_network(cfg)
-        arch, weights = network.arch, network.state_dict()
+        arch, weights = load_start(cfg)
     elif cfg.MODEL.WEIGHTS:
         raise ConfigError("MODEL.WEIGHTS: given, but TRAIN.INIT is scratch; set it to inherit, or leave the weights out")
     else:
@@ -103,10 +103,38 @@ def run_training(cfg: CfgNode, resume: bool = False) -> str | None:
         return None
     if not result["finished"]:
         return f"stopped, and saved in {folder}; the same command with --resume goes on"
-    rows = [
-        ("test top-1", f"{result['top1']:.4f}"),
-        ("test top-5", f"{result['top5']:.4f}"),
-        ("validation top-1", f"{result['val_top1']:.4f}"),
+    return result_table(result)
+
+
+def make_task(
+    cfg: CfgNode, arch: ArchDef, data: Data, weights: Mapping[str, Tensor] | None, runtime: Runtime, label_size: int | None = None
+) -> Task:
+    """The task that `cfg.HEAD` names."""
+    if not cfg.HEAD.NAME:
+        return Classification(cfg, arch, data, weights, runtime)
+    from .dense import Detection, Segmentation
+
+    if cfg.HEAD.NAME in DETECTORS:
+        return Detection(cfg, arch, data, weights, runtime)
+    return Segmentation(cfg, arch, data, weights, runtime, label_size=label_size)
+
+
+_NAMES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
+_NAMES |= {"ap": "box AP", "ap50": "box AP50", "ap75": "box AP75"}
+
+
+def name_of(key: str) -> str:
+    """What people call a score."""
+    return _NAMES.get(key, key)
+
+
+def result_table(result: Mapping[str, Any]) -> str:
+    """What `train` returns, as a table."""
+    from tabulate import tabulate
+
+    rows = [(f"test {name_of(key)}", f"{result[key]:.4f}") for key in _NAMES if key in result]
+    rows += [(f"validation {name_of(key)}", f"{result[f'val_{key}']:.4f}") for key in _NAMES if f"val_{key}" in result]
+    rows += [
         ("MACs", f"{result['macs']:,}"),
         ("parameters", f"{result['params']:,}"),
         ("skipped images", result["skipped_images"]),
@@ -119,8 +147,9 @@ class Trainer:
     """A training run in progress.
 
     Args:
-        cfg, arch, folder, data: as for `train`.
-        weights: to start from, or None for random ones.
+        cfg: the complete configuration.
+        task: network, data, loss and scores.
+        folder: of the run.
         runtime: device, precision and processes.
 
     Attributes:
@@ -128,37 +157,15 @@ class Trainer:
         epoch, step: epochs done, and steps done of the current one.
     """
 
-    def __init__(
-        self,
-        cfg: CfgNode,
-        arch: ArchDef,
-        folder: Path,
-        data: Data,
-        weights: Mapping[str, Tensor] | None,
-        runtime: Runtime,
-    ):
-        self.cfg, self.arch, self.folder, self.data, self.runtime = cfg, arch, folder, data, runtime
-        self._build_loaders()
-        seed_everything(cfg.SEED)
-        network = build_model(arch, data.num_classes)
-        if weights is not None:
-            fit_weights(network, weights, "the weights to start from", new_classifier=True)
-        self.cost = count(network, arch.input_size)
-        self.stepper = Stepper(cfg, network, data.num_classes, runtime)
-        self.fingerprint = fingerprint(cfg, kind="training", arch=json.dumps(arch.to_dict()))
+    def __init__(self, cfg: CfgNode, task: Task, folder: Path, runtime: Runtime):
+        self.cfg, self.task, self.folder, self.runtime = cfg, task, folder, runtime
+        self.loader, self.val, self.test = task.loaders
+        self.steps = task.steps
+        self.stepper = Stepper(cfg, task.network, task.objective, runtime)
+        self.fingerprint = fingerprint(cfg, **task.identity())
         self.epoch = self.step = self.dropped = self.dropped_in_a_row = self.position = 0
-        self.sums = [0.0, 0.0, 0.0]  # of this epoch: loss, correct, images
-        self.validation: Score | None = None
-
-    def _build_loaders(self) -> None:
-        cfg, size, shard = self.cfg, self.arch.input_size, self.runtime.shard
-        batch = self.runtime.batch_size(cfg.TRAIN.BATCH_SIZE)
-        self.loader = build_loader(cfg, self.data.train, size, batch, True, shard)
-        self.val = build_loader(cfg, self.data.val, size, cfg.TEST.BATCH_SIZE, False, shard)
-        self.test = build_loader(cfg, self.data.test, size, cfg.TEST.BATCH_SIZE, False, shard)
-        self.steps = len(self.loader) // cfg.RUNTIME.ACCUMULATE
-        if not self.steps:
-            raise DataError(f"{len(self.data.train)} training images are fewer than TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}")
+        self.sums = [0.0, 0.0, 0.0]  # of this epoch: loss, right answers, images
+        self.validation: dict[str, float] = {}
 
     @property
     def steps_done(self) -> int:
@@ -170,7 +177,7 @@ class Trainer:
         """Trains on from where it is; see `train` for what it returns and raises."""
         if self.runtime.main:
             atomic_write(self.folder / "config.yaml", dump_config(self.cfg))
-            self.arch.save(self.folder / "arch.yaml")
+            self.task.arch.save(self.folder / "arch.yaml")
         log = MetricsLog(self.folder, self.runtime.main, self.position, self.steps_done)
         bar = progress_bar(self.runtime, self.cfg.TRAIN.EPOCHS * self.steps, self.steps_done, "training")
         try:
@@ -232,23 +239,24 @@ class Trainer:
     def _show(self, bar: Any, rate: float) -> None:
         bar.update()
         if not bar.disable:
-            loss, top1 = self._means()
-            bar.set_postfix_str(f"epoch {self.epoch + 1}, loss {loss:.3f}, top-1 {top1:.3f}, lr {rate:.4f}", refresh=False)
+            means = "".join(f", {name_of(key)} {value:.3f}" for key, value in self._means().items())
+            bar.set_postfix_str(f"epoch {self.epoch + 1}{means}, lr {rate:.4f}", refresh=False)
 
-    def _means(self) -> tuple[float, float]:
-        """Loss and top-1 of the epoch so far."""
-        loss, correct, images = self.sums
-        return (loss / images, correct / images) if images else (0.0, 0.0)
+    def _means(self) -> dict[str, float]:
+        """Loss and share of right answers of the epoch so far."""
+        loss, right, images = self.sums
+        means = {"loss": loss, self.task.hits: right} if self.task.hits else {"loss": loss}
+        return {name: total / images if images else 0.0 for name, total in means.items()}
 
     def _end_epoch(self, log: MetricsLog) -> None:
-        loss, top1 = self._means()
-        rate = learning_rate(self.cfg, self.steps_done - 1, self.steps)
-        record: dict[str, Any] = {"epoch": self.epoch + 1, "loss": loss, "top1": top1, "lr": rate}
-        line = f"epoch {self.epoch + 1}/{self.cfg.TRAIN.EPOCHS}: loss {loss:.4f}, top-1 {top1:.4f}"
-        if self.epoch + 1 == self.cfg.TRAIN.EPOCHS or (self.epoch + 1) % self.cfg.TRAIN.EVAL_EVERY == 0:
-            score = self.validation = evaluate(self.stepper.result, self.val.epoch(), self.runtime)
-            record |= {"val_loss": score.loss, "val_top1": score.top1, "val_top5": score.top5}
-            line += f", val top-1 {score.top1:.4f}"
+        means, last = self._means(), self.epoch + 1 == self.cfg.TRAIN.EPOCHS
+        record: dict[str, Any] = {"epoch": self.epoch + 1, **means, "lr": learning_rate(self.cfg, self.steps_done - 1, self.steps)}
+        line = f"epoch {self.epoch + 1}/{self.cfg.TRAIN.EPOCHS}: "
+        line += ", ".join(f"{name_of(key)} {value:.4f}" for key, value in means.items())
+        if last or (self.epoch + 1) % self.cfg.TRAIN.EVAL_EVERY == 0:
+            self.validation = self.task.evaluate(self.stepper.result, self.val)
+            record |= {f"val_{key}": value for key, value in self.validation.items()}
+            line += f", val {name_of(self.task.main)} {self.validation[self.task.main]:.4f}"
         record |= {"dropped_steps": self.dropped, "skipped_images": self._skipped()}
         self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
         log.write(self.steps_done, **record)
@@ -260,23 +268,18 @@ class Trainer:
 
     def _finish(self) -> dict[str, Any]:
         """Tests the result and writes it."""
-        network = self.stepper.result
-        score = evaluate(network, self.test.epoch(), self.runtime)
-        assert self.validation is not None  # the last epoch is always validated
+        network, task = self.stepper.result, self.task
         result = {
             "finished": True,
-            "top1": score.top1,
-            "top5": score.top5,
-            "loss": score.loss,
-            "val_top1": self.validation.top1,
-            "macs": self.cost.macs,
-            "params": self.cost.params,
+            **task.evaluate(network, self.test),
+            f"val_{task.main}": self.validation[task.main],  # the last epoch is always validated
+            "macs": task.cost.macs,
+            "params": task.cost.params,
             "skipped_images": self._skipped(),
         }
         path = self.folder / WEIGHTS
         if self.runtime.main:
-            data = self.cfg.DATA
-            save_weights(path, network.state_dict(), self.arch, self.data.classes, mean=data.MEAN, std=data.STD)
+            task.save(path, network)
             write_result(self.folder, result)
         return {**result, "weights": str(path)}
 
@@ -294,7 +297,7 @@ class Trainer:
             "loaders": loaders,
             "rng": rng,
             "counters": {name: getattr(self, name) for name in ("epoch", "step", "dropped", "dropped_in_a_row", "sums")},
-            "validation": None if self.validation is None else vars(self.validation),
+            "validation": self.validation,
             "position": log.position,
         }
         save_checkpoint(self.folder / CHECKPOINTS, state, self.steps_done, self.cfg.CHECKPOINT.KEEP)
@@ -311,5 +314,5 @@ class Trainer:
         set_rng_state(state["rng"][min(rank, len(state["rng"]) - 1)])
         for name, value in state["counters"].items():
             setattr(self, name, value)
-        self.validation = None if state["validation"] is None else Score(**state["validation"])
+        self.validation = state["validation"]
         self.position = state["position"]

@@ -126,6 +126,8 @@ def load_network(cfg: CfgNode) -> tuple[Network, list[str]]:
         pretrained = path == "pretrained"
         return model_zoo.fbnet_builder(cfg.MODEL.ARCH, pretrained, weights=None if pretrained else path), []
     state, content = load_weights(path)
+    if "head" in content:
+        raise WeightsError(f"{path}: the weights of {_head_name(content)}, not of a classifier")
     arch = find_arch(cfg.MODEL.ARCH) if cfg.MODEL.ARCH else weights_arch(content, path)
     head = state.get("classifier.weight")
     if head is None or head.ndim != 2 or not head.numel():
@@ -136,6 +138,26 @@ def load_network(cfg: CfgNode) -> tuple[Network, list[str]]:
     network = build_model(arch, num_classes=len(head))
     fit_weights(network, state, path)
     return network, list(content.get("classes", []))
+
+
+def load_start(cfg: CfgNode) -> tuple[ArchDef, Mapping[str, Tensor]]:
+    """The arch and the weights that training starts from: a classifier's, or of a detector or segmenter its own."""
+    path = cfg.MODEL.WEIGHTS
+    if cfg.HEAD.NAME and path.lower().endswith(".safetensors"):
+        state, content = load_weights(path)
+        if "head" in content:
+            if _head_name(content) != cfg.HEAD.NAME:
+                raise WeightsError(
+                    f"{path}: the weights of {_head_name(content)}, and HEAD.NAME is {cfg.HEAD.NAME}; start from its own or a classifier's"
+                )
+            return find_arch(cfg.MODEL.ARCH) if cfg.MODEL.ARCH else weights_arch(content, path), state
+    network, _ = load_network(cfg)
+    return network.arch, network.state_dict()
+
+
+def _head_name(content: Mapping[str, Any]) -> str:
+    head = content["head"]
+    return str(head.get("name")) if isinstance(head, dict) else "an unknown head"
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -1,4 +1,4 @@
-"""The tables of the zoo: counted figures beside published ones, and the FBNetV2 paper's Table 4 beside our counts."""
+"""The tables of the zoo: counted figures beside published ones, the FBNetV2 paper's Table 4, and backbones with each head."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 from tabulate import tabulate
 from torch import nn
 
+from mobile_cv_nas.backbone import FeatureBackbone
 from mobile_cv_nas.build import build_model
-from mobile_cv_nas.counting import count
+from mobile_cv_nas.counting import count, count_detector
 from mobile_cv_nas.files import parse_yaml
+from mobile_cv_nas.heads import build_detector, build_segmenter
 
 from .card import Card, all_cards, get_card
 
@@ -30,8 +32,15 @@ ZOO_HEADERS = [
 ZOO_SHORT = (0, 1, 2, 3, 4, 7)  # the columns for 80 characters
 FULL_WIDTH = 116
 TABLE4_HEADERS = ["Network", "MACs, M", "counted", "Params, M", "Top-1", "Counted from"]
+DETECTORS, SEGMENTERS = ("ssdlite", "retinanet", "faster_rcnn"), ("lraspp", "deeplabv3")
+HEADS_HEADERS = ["Network", "backbone", *DETECTORS, *SEGMENTERS]
+HEADS_SHORT = range(6)  # the columns for 80 characters
+HEADS_TITLES = ("Parameters, M", "MACs, M")
+HEADS_SIZE = 320  # pixels
+BOX_CLASSES, PIXEL_CLASSES = 80, 21  # COCO's, and Pascal VOC's with the background
 LEFT = ("Network", "Weights", "Licence", "Counted from")  # columns of words
 NONE = "-"
+Rows = Sequence[Sequence[str]]
 
 INTRO = """# The model zoo
 
@@ -65,6 +74,15 @@ TABLE4_INTRO = """
 MACs and top-1 as printed in the paper, beside what we count. Networks that are not built of this library's blocks are
 counted from torchvision's own models; of the cited rows no block table was published, or it has other blocks. The
 released `fbnet_b` is a later network than the paper's row, and MobileNetV3's own paper gives 56 M for Small.
+"""
+
+HEADS_INTRO = f"""
+## As backbones
+
+Backbones without their classifier, and whole detectors (`build_detector`, {BOX_CLASSES} classes) and segmenters (`build_segmenter`,
+{PIXEL_CLASSES} classes) with the heads' own defaults. MACs are of one image of {HEADS_SIZE}x{HEADS_SIZE} pixels; the box head of
+`faster_rcnn` counts for the 200 proposals that it keeps, and interpolation by its output, as fvcore has it. At output stride 16 the
+segmenters run the last stage dilated, on four times the pixels.
 """
 
 
@@ -116,6 +134,21 @@ def _table4_row(row: dict[str, Any]) -> list[str]:
     return [*head, f"{cost.macs / 1e6:.1f}", f"{cost.params / 1e6:.2f}", top1, source]
 
 
+def heads_rows(cards: Sequence[Card] | None = None) -> tuple[list[list[str]], list[list[str]]]:
+    """Parameters and MACs, both in millions, in the columns of HEADS_HEADERS: a row for each card of a backbone with strides 2 to 32."""
+    params, macs = [], []
+    for card in all_cards() if cards is None else cards:
+        features = FeatureBackbone(build_model(card.arch)) if card.table is not None else None
+        if features is None or features.feature_info.strides != [2, 4, 8, 16, 32]:
+            continue
+        costs = [count(features, HEADS_SIZE)]
+        costs += [count_detector(build_detector(head, card.name, BOX_CLASSES, HEADS_SIZE), HEADS_SIZE) for head in DETECTORS]
+        costs += [count(build_segmenter(head, card.name, PIXEL_CLASSES), HEADS_SIZE) for head in SEGMENTERS]
+        params.append([card.name, *[f"{cost.params / 1e6:.2f}" for cost in costs]])
+        macs.append([card.name, *[f"{cost.macs / 1e6:.1f}" for cost in costs]])
+    return params, macs
+
+
 def conv_weights(network: nn.Module) -> int:
     """What the released tables call parameters: weights of convolutions and classifier, no biases, no norms."""
     return sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))
@@ -129,27 +162,33 @@ def _published(value: int | None) -> str:
     return NONE if value is None else f"{value / 1e6:.10g}"
 
 
-def render(zoo: Sequence[Sequence[str]], table4: Sequence[Sequence[str]], width: int) -> str:
-    """Both tables as text for a terminal of that width: fewer columns in the first where it is narrow."""
-    columns = range(len(ZOO_HEADERS)) if width >= FULL_WIDTH else ZOO_SHORT
-    first = [[row[i] for i in columns] for row in zoo]
-    return "\n\n".join([_text(first, [ZOO_HEADERS[i] for i in columns]), _text(table4, TABLE4_HEADERS)])
+def render(zoo: Rows, table4: Rows, heads: Sequence[Rows], width: int) -> str:
+    """The tables as text for a terminal of that width: fewer columns where it is narrow."""
+    full = width >= FULL_WIDTH
+    parts = [_text(zoo, ZOO_HEADERS, None if full else ZOO_SHORT), _text(table4, TABLE4_HEADERS)]
+    for title, rows in zip(HEADS_TITLES, heads, strict=True):
+        parts.append(f"{title}\n\n{_text(rows, HEADS_HEADERS, None if full else HEADS_SHORT)}")
+    return "\n\n".join(parts)
 
 
-def _text(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+def _text(rows: Rows, headers: Sequence[str], columns: Sequence[int] | None = None) -> str:
+    if columns is not None:
+        headers, *rows = [[line[i] for i in columns] for line in (headers, *rows)]
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     lines = [headers, ["-" * width for width in widths], *rows]
     cells = [[c.ljust(w) if h in LEFT else c.rjust(w) for c, w, h in zip(line, widths, headers, strict=True)] for line in lines]
     return "\n".join(" ".join(line).rstrip() for line in cells)
 
 
-def markdown(zoo: Sequence[Sequence[str]], table4: Sequence[Sequence[str]]) -> str:
+def markdown(zoo: Rows, table4: Rows, heads: Sequence[Rows]) -> str:
     """The text of model_zoo/README.md."""
     notes = [f"- **{card.name}**: {card.note}" for card in all_cards() if card.note]
     parts = [INTRO, _pipes(zoo, ZOO_HEADERS), "\n## Notes\n", *notes]
-    return "\n".join([*parts, TABLE4_INTRO, _pipes(table4, TABLE4_HEADERS)]) + "\n"
+    parts += [TABLE4_INTRO, _pipes(table4, TABLE4_HEADERS), HEADS_INTRO]
+    parts += [f"{title}:\n\n{_pipes(rows, HEADS_HEADERS)}\n" for title, rows in zip(HEADS_TITLES, heads, strict=True)]
+    return "\n".join(parts).rstrip() + "\n"
 
 
-def _pipes(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+def _pipes(rows: Rows, headers: Sequence[str]) -> str:
     align = ["left" if header in LEFT else "right" for header in headers]
     return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True)

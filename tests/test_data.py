@@ -2,6 +2,8 @@ import logging
 import os
 import signal
 import struct
+import subprocess
+import sys
 import time
 import zlib
 
@@ -347,3 +349,16 @@ def test_readers_leave_a_signal_to_the_main_process(tmp_path, caplog, number):
                 os.kill(worker.pid, number)
     assert all(worker.is_alive() for worker in loader._loader._iterator._workers)
     assert not caplog.records
+
+
+def test_python_can_exit_while_a_loader_is_in_use(tmp_path):
+    image_folder(tmp_path, {"a": 20, "b": 20})
+    code = (
+        "from mobile_cv_nas.config import load_config\n"
+        "from mobile_cv_nas.data import build_data, build_loader\n"
+        f"cfg = load_config(None, ['DATA.DATASET', 'imagefolder', 'DATA.ROOT', {str(tmp_path)!r}])\n"
+        "batches = build_loader(cfg, build_data(cfg).train, 8, 4, True).epoch()\n"
+        "print(len(next(batches)[1]), flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr

@@ -19,6 +19,7 @@ from mobile_cv_nas.data import DataError
 from mobile_cv_nas.engine import NotFinite, start_runtime
 from mobile_cv_nas.files import FileError
 from mobile_cv_nas.step import Stepper
+from mobile_cv_nas.task import CrossEntropy
 from mobile_cv_nas.train import run_training, train
 from mobile_cv_nas.weights import load_weights
 
@@ -49,7 +50,7 @@ def poison(monkeypatch):
             poisoned(network, when + 1)  # the first pass counts MACs
             return network
 
-        monkeypatch.setattr("mobile_cv_nas.train.build_model", build)
+        monkeypatch.setattr("mobile_cv_nas.task.build_model", build)
 
     yield poison_at
     monkeypatch.undo()
@@ -83,7 +84,8 @@ def test_nan_is_skipped_and_counted_on_request(tmp_path, poison):
 def test_a_gradient_that_is_not_finite_is_named():
     cfg = quick_cfg("x")
     network = nas.build_model(tiny_arch(), 10)
-    stepper = Stepper(cfg, network, 10, start_runtime(cfg))
+    runtime = start_runtime(cfg)
+    stepper = Stepper(cfg, network, CrossEntropy(cfg, 10, runtime), runtime)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     network.classifier.bias.register_hook(lambda grad: grad * float("inf"))
     outcome = stepper.step([(torch.randn(8, 3, 8, 8), torch.zeros(8, dtype=torch.long))], 0.1, (0, 0), list)

@@ -228,3 +228,8 @@ def test_bad_steps_can_be_skipped(tiny, tmp_path):
     records = read_metrics(tmp_path / "run")
     assert [record["skipped_steps"] for record in records] == [0, 3]
     assert records[-1]["entropy"] == pytest.approx(1)  # no alpha moved
+
+
+def test_skipping_everything_stops_in_the_end(tiny):
+    with pytest.raises(NotFinite, match=r"51 times in a row; the state before"):
+        search_and_train(tiny("SEARCH.WEIGHT_LR", "1e30", "SEARCH.ON_NAN", "skip", "SEARCH.EPOCHS", 4))

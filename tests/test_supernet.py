@@ -200,6 +200,32 @@ def test_recomputation_changes_nothing(table: dict, sharing: str) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
 
 
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_recomputation_compiled_changes_nothing(sharing: str) -> None:
+    """As above through torch.compile: the compiler's own recomputation must not update norm statistics again."""
+    torch._dynamo.reset()
+    blocks = [["ir_k3", "ir_k5_se_hs", "skip"], [4, 8, 4], 1, 1, {"expansion": [1, 2, 1]}]
+    space = parsed({"input_size": 8, "stages": [[["conv_k3_hs", 8, 2], blocks]]})
+    plain, again = (nas.build_supernet(space, 10, sharing=sharing, recompute=r) for r in (False, True))
+    randomise(plain)
+    again.load_state_dict(plain.state_dict())
+    before = {name: buffer.clone() for name, buffer in plain.named_buffers()}
+    compiled = torch.compile(again, backend="aot_eager", fullgraph=True)
+    image = torch.randn(8, 3, 8, 8)
+    for _ in range(2):  # the second step runs what the first one compiled
+        for net, run in ((plain, plain), (again, compiled)):
+            torch.manual_seed(3)
+            net.sample(2.0)
+            net.zero_grad()
+            F.cross_entropy(run(image), torch.arange(8)).backward()
+        for (name, a), b in zip(plain.named_parameters(), again.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7, msg=name)
+        for (name, a), b in zip(plain.named_buffers(), again.buffers(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7, msg=name)
+    for name, buffer in again.named_buffers():
+        assert not name.endswith(("running_mean", "running_var")) or not torch.equal(buffer, before[name]), name
+
+
 def test_state() -> None:
     supernet = nas.build_supernet(parsed(TINY), num_classes=10)
     image = torch.randn(2, 3, 24, 24)

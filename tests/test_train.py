@@ -14,6 +14,7 @@ from mobile_cv_nas.data import build_data
 from mobile_cv_nas.engine import start_runtime
 from mobile_cv_nas.optim import build_average, learning_rate
 from mobile_cv_nas.step import Stepper
+from mobile_cv_nas.task import CrossEntropy
 from mobile_cv_nas.train import run_training, train
 from mobile_cv_nas.weights import load_weights
 
@@ -141,7 +142,8 @@ def test_accumulation_and_clipping_are_exact():
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
         before = network[1].weight.detach().clone()
         cfg = quick_cfg("x", "TRAIN.MOMENTUM", "0", "TRAIN.WEIGHT_DECAY", "0", "TRAIN.CLIP_GRAD", "0.01")
-        stepper = Stepper(cfg, network, 5, start_runtime(cfg))
+        runtime = start_runtime(cfg)
+        stepper = Stepper(cfg, network, CrossEntropy(cfg, 5, runtime), runtime)
         batches = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
         outcome = stepper.step(batches, 1.0, (0, 0), lambda: [True, False])
         assert outcome.flags == [1.0, 0.0]

@@ -19,6 +19,18 @@ ROOT = Path(__file__).parents[1]
 NETWORKS = [card for card in all_cards() if card.table is not None and card.classes == 1000]
 
 
+def readme_tables() -> list[list[list[str]]]:
+    """The cells of the tables in model_zoo/README.md, without their headers."""
+    text = (ROOT / "model_zoo" / "README.md").read_text(encoding="utf-8").splitlines()
+    tables: list[list[list[str]]] = []
+    for row in [[cell.strip() for cell in line.strip("|").split("|")] for line in text if line.startswith("| ")]:
+        if row[0] == "Network":
+            tables.append([])
+        else:
+            tables[-1].append(row)
+    return tables
+
+
 def tool(name: str):
     spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -65,15 +77,22 @@ def test_predict_refuses_what_is_no_image(content, tmp_path, capsys):
 def test_table_fits_the_screen():
     from mobile_cv_nas.model_zoo import table
 
-    text = (ROOT / "model_zoo" / "README.md").read_text(encoding="utf-8").splitlines()
-    parts = [[cell.strip() for cell in line.strip("|").split("|")] for line in text if line.startswith("| ")]
-    split = next(i for i, row in enumerate(parts[1:], 1) if row[0] == "Network")
-    zoo, table4 = parts[1:split], parts[split + 1 :]
+    zoo, table4, *heads = readme_tables()
     assert len(zoo) == len(all_cards())
     assert len(table4) == 22
     for width in (80, 120):
-        lines = table.render(zoo, table4, width).splitlines()
+        lines = table.render(zoo, table4, heads, width).splitlines()
         assert max(map(len, lines)) <= width
+
+
+def test_table_of_backbones_tells_the_truth():
+    from mobile_cv_nas.model_zoo import table
+
+    name = "MobileNetV3_Small"
+
+    written = [{row[0]: row for row in rows} for rows in readme_tables()[2:]]
+    assert [len(rows) for rows in written] == [len(NETWORKS)] * 2
+    assert [rows[name] for rows in written] == [rows[0] for rows in table.heads_rows([nas.get_card(name)])]
 
 
 def test_hub_builds_from_a_checkout_that_is_not_installed(tmp_path):

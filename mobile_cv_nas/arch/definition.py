@@ -12,6 +12,7 @@ import yaml
 from ..files import FileError, atomic_write
 from ..shapes import Cost
 from .fields import ArchError
+from .head import Head, as_head
 from .parse import Layer, has_hidden, map_sizes, parse_table, read_table
 
 
@@ -70,19 +71,21 @@ class ArchDef:
         rows = [[[b.name, b.channels, b.stride, 1, dict(b.options)] for b in stage] for stage in self.stages]
         return {"name": self.name, "input_size": self.input_size, "stages": rows}
 
-    def cost(self, num_classes: int = 1000, in_channels: int = 3) -> Cost:
-        """Exact MACs and parameters, classifier included, in closed form: what `mobile_cv_nas.count` measures."""
+    def cost(self, num_classes: int | Head = 1000, in_channels: int = 3) -> Cost:
+        """Exact MACs and parameters in closed form: what `mobile_cv_nas.count` measures.
+
+        `num_classes` is of the classifier, or the `Head` that takes its place.
+        """
         sizes = map_sizes(self.layers, self.input_size)
         total, c_in = Cost(0, 0), in_channels
-        for layer, size in zip(self.layers, sizes):
+        head = as_head(num_classes)
+        read = {index: n for n, index in enumerate(head.reads(self.layers))}
+        for i, (layer, size) in enumerate(zip(self.layers, sizes)):
             total += layer.cost(layer.names[0], c_in, layer.channels[0], layer.hidden[0], size)
             c_in = layer.channels[0]
-        return total + classifier_cost(c_in, num_classes, sizes[-1] ** 2)
-
-
-def classifier_cost(channels: Any, num_classes: int, area: Any) -> Cost:
-    """The global pool and the linear layer: of ints, or of expectations."""
-    return Cost(channels * area + channels * num_classes, channels * num_classes + num_classes)
+            if i in read:
+                total += head.cost(read[i], c_in, sizes[i + 1] ** 2, sizes[0] ** 2)
+        return total
 
 
 def arch_of(layers: Sequence[Layer], input_size: int, name: str) -> ArchDef:

@@ -12,8 +12,9 @@ from typing import Any
 
 from ..choice import Choice
 from ..shapes import Cost
-from .definition import ArchDef, arch_of, classifier_cost, save_table
+from .definition import ArchDef, arch_of, save_table
 from .fields import ArchError
+from .head import Head, as_head
 from .parse import Layer, has_hidden, map_sizes, parse_table, read_table
 
 Picks = dict[str, int]
@@ -156,19 +157,19 @@ class SearchSpace:
 
     # -- costs -------------------------------------------------------------------------------------------------------------------
 
-    def cost(self, arch: ArchDef, num_classes: int = 1000, in_channels: int = 3) -> Cost:
+    def cost(self, arch: ArchDef, num_classes: int | Head = 1000, in_channels: int = 3) -> Cost:
         """`arch.cost`, exact."""
         return arch.cost(num_classes, in_channels)
 
-    def largest(self, num_classes: int = 1000, by: str = "macs") -> ArchDef:
-        """The member with the most MACs (`by="macs"`) or parameters (`by="params"`), classifier included; exact."""
+    def largest(self, num_classes: int | Head = 1000, by: str = "macs") -> ArchDef:
+        """The member with the most MACs (`by="macs"`) or parameters (`by="params"`), classifier (or `Head`) included; exact."""
         return self._extreme(num_classes, by, largest=True)
 
-    def smallest(self, num_classes: int = 1000, by: str = "macs") -> ArchDef:
-        """The member with the fewest MACs or parameters, classifier included; exact."""
+    def smallest(self, num_classes: int | Head = 1000, by: str = "macs") -> ArchDef:
+        """The member with the fewest MACs or parameters, classifier (or `Head`) included; exact."""
         return self._extreme(num_classes, by, largest=False)
 
-    def _extreme(self, num_classes: int, by: str, largest: bool) -> ArchDef:
+    def _extreme(self, num_classes: int | Head, by: str, largest: bool) -> ArchDef:
         """Dynamic programming over (layer, input width): a skip hands on a wider input, so greedy choices are wrong."""
         if by not in ("macs", "params"):
             raise ValueError(f"by must be macs or params, not {by!r}")
@@ -181,19 +182,18 @@ class SearchSpace:
         sizes = map_sizes(self.layers, self.input_sizes[which])
         # For each width that may reach a layer: the best total so far, and the picks that lead there as a linked list.
         best: dict[int, tuple[tuple[int, ...], Any]] = {self.layers[0].c_in[0]: ((0, 0), None)}
-        for layer, size in zip(self.layers, sizes):
+        head = as_head(num_classes)
+        read = {index: n for n, index in enumerate(head.reads(self.layers))}
+        for i, (layer, size) in enumerate(zip(self.layers, sizes)):
             after: dict[int, tuple[tuple[int, ...], Any]] = {}
             for c_in, (total, node) in best.items():
                 for c_out, gain, picks in _best_blocks(layer, c_in, size, value):
-                    reached = (total[0] + gain[0], total[1] + gain[1])
+                    more = value(head.cost(read[i], c_out, sizes[i + 1] ** 2, sizes[0] ** 2)) if i in read else (0, 0)
+                    reached = (total[0] + gain[0] + more[0], total[1] + gain[1] + more[1])
                     if c_out not in after or reached >= after[c_out][0]:
                         after[c_out] = (reached, (picks, node))
             best = after
-        ends = []
-        for width, (total, node) in best.items():
-            head = value(classifier_cost(width, num_classes, sizes[-1] ** 2))
-            ends.append(((total[0] + head[0], total[1] + head[1]), width, node))
-        node, found = max(ends)[2], {"input_size": which}
+        node, found = max(best.values(), key=lambda end: end[0])[1], {"input_size": which}
         while node is not None:
             picks, node = node
             found |= picks

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
+import multiprocessing
+import multiprocessing.process
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from yacs.config import CfgNode
 
+from .dense import BoxTransform, MaskTransform
 from .images import BadImage, affine_batch, decode, image_transform
 from .sources import DataError, Split
 
@@ -36,16 +41,19 @@ class _Key(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    images: Tensor  # (N, 3, H, W)
-    labels: Tensor  # (N,), int64
+    images: Any  # (N, 3, H, W); of detection a list of (3, H, W)
+    labels: Any  # (N,), int64; of segmentation (N, H, W), of detection a list of boxes and their labels
     bad: list[tuple[int, str]]  # positions that could not be read, and why
+
+
+Transform = Callable[..., Any]  # (image, label) to both as a network takes them; of a source in memory (images, generator)
 
 
 class _Reader(Dataset):
     """Makes batches from keys. Randomness is seeded by (seed, epoch, image), never by the order of reading."""
 
-    def __init__(self, split: Split, train: bool, seed: int, transform: Callable[..., Tensor]):
-        self.split, self.train, self.seed, self.transform = split, train, seed, transform
+    def __init__(self, split: Split, train: bool, seed: int, transform: Transform, collate: Callable[[list], Any]):
+        self.split, self.train, self.seed, self.transform, self.collate = split, train, seed, transform, collate
 
     def __getitems__(self, key: _Key) -> _Batch:
         source, indices = self.split.source, self.split.indices
@@ -61,9 +69,9 @@ class _Reader(Dataset):
             if found is not None:
                 images.append(found[0])
                 labels_.append(found[1])
-        return _Batch(torch.stack(images) if images else torch.empty(0), torch.tensor(labels_, dtype=torch.long), bad)
+        return _Batch(self.collate(images), self.collate(labels_), bad) if images else _Batch([], [], bad)
 
-    def _read(self, epoch: int, position: int, bad: list[tuple[int, str]]) -> tuple[Tensor, int] | None:
+    def _read(self, epoch: int, position: int, bad: list[tuple[int, str]]) -> tuple[Any, Any] | None:
         """The image there. In training a bad one gives way to the next, so that all batches have the same size."""
         source, indices = self.split.source, self.split.indices
         for offset in range(_MAX_TRIES if self.train else 1):
@@ -71,14 +79,13 @@ class _Reader(Dataset):
             index = indices[place]
             try:
                 image = decode(source.images[index])
-            except BadImage as error:
+                if not self.train:
+                    return self.transform(image, source.labels[index])
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(derive_seed(self.seed, epoch, index))
+                    return self.transform(image, source.labels[index])
+            except (BadImage, DataError) as error:  # the second of its annotations
                 bad.append((place, str(error)))
-                continue
-            if not self.train:
-                return self.transform(image), source.labels[index]
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derive_seed(self.seed, epoch, index))
-                return self.transform(image), source.labels[index]
         return None
 
 
@@ -94,13 +101,14 @@ class Loader:
     def __init__(
         self,
         split: Split,
-        transform: Callable[..., Tensor],
+        transform: Transform,
         batch_size: int,
         train: bool,
         seed: int = 0,
         shard: tuple[int, int] = (0, 1),
         workers: int = 0,
         max_skipped: float = 0.01,
+        collate: Callable[[list], Any] = default_collate,
     ):
         if train and batch_size * shard[1] > len(split):
             raise DataError(f"{len(split)} training images are fewer than the {batch_size * shard[1]} of one batch")
@@ -108,7 +116,7 @@ class Loader:
         self.batch_size, self.shard = batch_size, shard
         self.max_skipped = max_skipped
         self.skipped: set[int] = set()  # positions in the split
-        self._reader = _Reader(split, train, seed, transform)
+        self._reader = _Reader(split, train, seed, transform, collate)
         self._workers = 0 if split.source.in_memory else workers
         self._keys = _Keys()
         self._loader: DataLoader | None = None
@@ -120,8 +128,8 @@ class Loader:
             return len(self.split) // (self.batch_size * world)
         return -(-len(range(rank, len(self.split), world)) // self.batch_size)
 
-    def epoch(self, epoch: int = 0, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (N, 3, H, W) and labels (N,) of the batches `start` to `stop` of an epoch."""
+    def epoch(self, epoch: int = 0, start: int = 0, stop: int | None = None) -> Iterator[tuple[Any, Any]]:
+        """Images (N, 3, H, W) and labels (N,) of the batches `start` to `stop` of an epoch; lists where their sizes differ."""
         keys = self._epoch_keys(epoch)[start:stop]
         done = restarts = 0
         while done < len(keys):
@@ -175,8 +183,9 @@ class Loader:
                 pin_memory=torch.cuda.is_available(),
                 generator=torch.Generator().manual_seed(0),  # else an epoch would draw from the global one
             )
-        before = signal.getsignal(signal.SIGCHLD)
+        before, others = signal.getsignal(signal.SIGCHLD), set(multiprocessing.active_children())
         iterator = iter(self._loader)
+        _WORKERS.update(set(multiprocessing.active_children()) - others)
         if signal.getsignal(signal.SIGCHLD) is not before:
             # Torch's handler raises wherever the main process happens to be when a worker dies, even amid an
             # optimizer step. Without it the death is noticed within 5 seconds, here, where it can be mended.
@@ -223,6 +232,17 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
+# At exit python would end a worker that is still there by the signal that it ignores, and wait for it forever.
+_WORKERS: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    for worker in _WORKERS:
+        if worker.is_alive():
+            worker.kill()
+
+
 class _TensorTransform:
     """Resizes and normalises a batch of a source in memory, (N, 1 or 3, h, w) to (N, 3, S, S)."""
 
@@ -246,9 +266,32 @@ def build_loader(
     train: bool,
     shard: tuple[int, int] = (0, 1),
     seed: int | None = None,
+    label_size: int | None = None,
 ) -> Loader:
-    """The loader of a split as `cfg.DATA` says. `batch_size` is that of this process; `shard` its (rank, world)."""
-    transform_type: Callable[..., Any] = _TensorTransform if split.source.in_memory else image_transform
-    transform = transform_type(cfg.DATA, input_size, train)
+    """The loader of a split as `cfg.DATA` says. `batch_size` is that of this process; `shard` its (rank, world).
+
+    Masks have the size `label_size`, by default that of the images. Images for a detector keep their size: it resizes them.
+    """
+    source = split.source
+    transform: Transform
+    collate: Callable[[list], Any] = default_collate
+    if source.kind == "boxes":
+        transform, collate = BoxTransform(cfg.DATA, train), _identity
+    elif source.kind == "masks":
+        transform = MaskTransform(cfg.DATA, input_size, label_size or input_size, train)
+    elif source.in_memory:
+        transform = _TensorTransform(cfg.DATA, input_size, train)
+    else:
+        transform = _Labelled(image_transform(cfg.DATA, input_size, train))
     seed = cfg.SEED if seed is None else seed
-    return Loader(split, transform, batch_size, train, seed, shard, cfg.DATA.WORKERS, cfg.DATA.MAX_SKIPPED_SHARE)
+    return Loader(split, transform, batch_size, train, seed, shard, cfg.DATA.WORKERS, cfg.DATA.MAX_SKIPPED_SHARE, collate)
+
+
+class _Labelled:
+    """Transforms an image and hands its label on."""
+
+    def __init__(self, transform: Callable[[Any], Tensor]):
+        self.transform = transform
+
+    def __call__(self, image: Any, label: int) -> tuple[Tensor, int]:
+        return self.transform(image), label

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from ..config import DENSE, DETECTORS
 from ..files import InputError
 
 
@@ -22,10 +23,14 @@ class DataError(InputError):
 
 @dataclass(frozen=True)
 class Source:
-    """All images of one folder or archive: file paths, uint8 (N, H, W, 3), or a tensor (N, 1, H, W) in 0..1."""
+    """All images of one folder or archive: file paths, uint8 (N, H, W, 3), or a tensor (N, 1, H, W) in 0..1.
+
+    `kind` says what `labels` are, one for each image: the number of its class, its `Boxes`, or what draws its mask.
+    """
 
     images: Any
-    labels: Sequence[int]
+    labels: Sequence[Any]
+    kind: str = "classes"  # classes | boxes | masks
 
     @property
     def in_memory(self) -> bool:
@@ -85,6 +90,10 @@ def build_data(cfg: CfgNode) -> Data:
     """
     if cfg.DATA.DATASET == "digits":
         return _digits()
+    if cfg.DATA.DATASET in DENSE:
+        from .dense import build_dense
+
+        return build_dense(cfg, "boxes" if cfg.HEAD.NAME in DETECTORS else "masks")
     if not cfg.DATA.ROOT:
         raise DataError(f"DATA.ROOT: empty; name the folder with the images of DATA.DATASET {cfg.DATA.DATASET}")
     root = Path(os.path.expanduser(cfg.DATA.ROOT))
@@ -218,8 +227,9 @@ def _cifar10(cfg: CfgNode, root: Path) -> Data:
 def _stratified(split: Split, share: float, seed: int) -> list[int]:
     """A random `share` of the indices, near the same of every class, that leaves no class empty."""
     by_class: dict[int, list[int]] = {}
+    single = split.source.kind != "classes"  # an image of many objects belongs to no one class
     for index in split.indices:
-        by_class.setdefault(split.source.labels[index], []).append(index)
+        by_class.setdefault(0 if single else split.source.labels[index], []).append(index)
     rng = random.Random(seed)
     taken: list[int] = []
     debt = 0.0  # carries the rounding over, so that the total is right even if each class has few images

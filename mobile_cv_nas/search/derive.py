@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..arch import ArchDef, SearchSpace
-from ..build import build_model
-from ..evaluate import evaluate, recalibrate_batchnorm
+from ..arch.head import Head
+from ..evaluate import recalibrate_batchnorm
 from ..files import InputError
 from ..shapes import subsample
-from ..supernet import Supernet, inherit_weights
+from ..supernet import Supernet
+from .tasks import ClassSearch
 
 Batch = tuple[Tensor, Tensor]
 log = logging.getLogger(__name__)
@@ -34,11 +35,11 @@ class Goal:
     objective: str
     target: float
     tolerance: float
-    num_classes: int
+    num_classes: int | Head  # of a classifier, or the head that takes its place
 
     def cost(self, space: SearchSpace, arch: ArchDef) -> int:
         """The exact cost of `arch` in the units of the target."""
-        return getattr(space.cost(arch, num_classes=self.num_classes), self.objective)
+        return getattr(space.cost(arch, self.num_classes), self.objective)
 
     def met(self, cost: float) -> bool:
         """Whether a cost is within the tolerance."""
@@ -62,7 +63,7 @@ class Derived:
     how: str
     within: int  # distinct archs drawn within the tolerance
     compared: int  # of these, how many were compared on the validation images
-    score: float  # validation accuracy with inherited weights; nan where nothing was compared
+    score: float  # on the validation images, with inherited weights; nan where nothing was compared
 
 
 def draw_candidates(space: SearchSpace, probabilities: Mapping[str, Tensor], goal: Goal, draws: int, seed: int) -> list[Candidate]:
@@ -105,12 +106,20 @@ def _flatten(probabilities: Tensor, sharpness: float) -> list[float]:
 
 
 def derive_arch(
-    supernet: Supernet, goal: Goal, train: Sequence[Tensor], val: Iterable[Batch], draws: int, compare: int, seed: int
+    supernet: Supernet,
+    goal: Goal,
+    train: Sequence[Tensor],
+    val: Iterable[Batch],
+    draws: int,
+    compare: int,
+    seed: int,
+    task: ClassSearch | None = None,
 ) -> Derived:
     """The arch of a finished search: the argmax if it meets the goal, else the best of `draws` from softmax(alpha).
 
     Of those that meet the goal, the `compare` most probable inherit the supernet's weights, renew their norm
-    statistics on the batches `train`, and the one with the best accuracy on `val` (then the smallest loss) is taken.
+    statistics on the batches `train`, and the one with the best score on `val` (then the smallest loss) is taken. `task` says how children
+    are built and scored; by default they are classifiers.
 
     Raises:
         DeriveError: no arch near the target was found.
@@ -121,15 +130,15 @@ def derive_arch(
         return Derived(argmax, "argmax", 0, 0, math.nan)
     candidates = draw_candidates(space, supernet.probabilities(), goal, draws, seed)
     compared = candidates[:compare]
-    scores = score_candidates(supernet, compared, train, val, goal.num_classes)
+    scores = score_candidates(supernet, compared, train, val, task or ClassSearch(supernet.classifier.out_features))
     best = max(range(len(compared)), key=lambda i: (*scores[i], -i))
     return Derived(compared[best].arch, "sampled", len(candidates), len(compared), scores[best][0])
 
 
 def score_candidates(
-    supernet: Supernet, candidates: Sequence[Candidate], train: Sequence[Tensor], val: Iterable[Batch], num_classes: int
+    supernet: Supernet, candidates: Sequence[Candidate], train: Sequence[Tensor], val: Iterable[Batch], task: ClassSearch
 ) -> list[tuple[float, float]]:
-    """(accuracy, minus loss) of each candidate with inherited weights and renewed norm statistics.
+    """(score, minus loss) of each candidate with inherited weights and renewed norm statistics.
 
     In a distributed run the ranks share the work; each gets all results.
 
@@ -141,12 +150,11 @@ def score_candidates(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
     mine: dict[int, tuple[float, float]] = {}
     for i in range(rank, len(candidates), world):
-        child = build_model(candidates[i].arch, num_classes=num_classes).to(device)
-        inherit_weights(child, supernet)
+        child = task.child(candidates[i].arch).to(device)
+        task.inherit(child, supernet)
         size = candidates[i].arch.input_size
         recalibrate_batchnorm(child, (subsample(images, size) for images in train))
-        score = evaluate(child, ((subsample(images, size), targets) for images, targets in val))
-        mine[i] = (score.top1, -score.loss)
+        mine[i] = task.score(child, ((subsample(images, size), targets) for images, targets in val))
     parts: list[dict[int, tuple[float, float]]] = [mine]
     if world > 1:
         parts = [{} for _ in range(world)]

@@ -15,13 +15,13 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..arch import SearchSpace
-from ..build import build_supernet
 from ..checkpoint import StopRequest, rng_state, set_rng_state
 from ..data import Data, DataError, build_loader, derive_seed
-from ..engine import NotFinite, Runtime, count_skipped, seed_everything
+from ..engine import MAX_DROPPED, NotFinite, Runtime, count_skipped, seed_everything
 from ..supernet import Supernet
 from .monitor import Monitor
 from .step import Phase, Totals
+from .tasks import search_task
 
 log = logging.getLogger(__name__)
 PHASES = ("weights", "alphas")
@@ -54,11 +54,11 @@ class Searcher:
         self.cfg, self.space, self.runtime = cfg, space, runtime
         seed_everything(cfg.SEED)
         s = cfg.SEARCH
-        supernet = build_supernet(space, data.num_classes, sharing=s.SHARING, recompute=s.RECOMPUTE, resolution=s.RESOLUTION)
+        self.task = search_task(cfg, space, data.num_classes)
         self.num_classes = data.num_classes
-        self.supernet: Supernet = runtime.place(supernet)  # type: ignore[assignment]
+        self.supernet: Supernet = runtime.place(self.task.supernet(space, s))  # type: ignore[assignment]
         self.warmup = round(s.WARMUP_FRACTION * s.EPOCHS)
-        self.epoch = self.phase = self.done = self.skipped_steps = 0
+        self.epoch = self.phase = self.done = self.skipped_steps = self.skipped_in_a_row = 0
         self.totals = {name: Totals() for name in PHASES}
         halves = data.train.halves(s.ALPHA_FRACTION, cfg.SEED)
         per_rank = runtime.batch_size(s.BATCH_SIZE)
@@ -85,8 +85,8 @@ class Searcher:
         buffers = [buffer for name, buffer in supernet.named_buffers() if name.endswith(RUNNING)]
         autocast, scalers = self.runtime.autocast, [self.runtime.scaler() for _ in PHASES]
         return {
-            "weights": Phase("weights", weights, sgd, model, buffers, self._cost, autocast, scalers[0], s.CLIP_GRAD),
-            "alphas": Phase("alphas", alphas, adam, model, buffers, self._cost_term, autocast, scalers[1]),
+            "weights": Phase("weights", weights, sgd, model, buffers, self.task.loss, self._cost, autocast, scalers[0], s.CLIP_GRAD),
+            "alphas": Phase("alphas", alphas, adam, model, buffers, self.task.loss, self._cost_term, autocast, scalers[1]),
         }
 
     # -- costs ---------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ class Searcher:
     def costs(self) -> dict[str, float]:
         """The cost under the noise-free softmax and that of the argmax, in units of the target."""
         objective = self.cfg.SEARCH.OBJECTIVE
-        argmax = self.space.cost(self.supernet.derive(), num_classes=self.num_classes)
+        argmax = self.space.cost(self.supernet.derive(), self.task.head)
         return {
             "cost_expected": float(getattr(self.supernet.expected_cost(), objective)),
             "cost_argmax": float(getattr(argmax, objective)),
@@ -193,11 +193,14 @@ class Searcher:
         random_state = torch.get_rng_state()  # of the noise
         self.supernet.sample(self.tau)
         try:
-            return phase.step(parts, accumulate, self.totals[phase.name], flags)
+            flags = phase.step(parts, accumulate, self.totals[phase.name], flags)
+            self.skipped_in_a_row = 0
+            return flags
         except NotFinite as error:
             where = f"epoch {self.epoch + 1}, step {self.done + 1} of {self.steps[phase.name]} of the {phase.name}"
+            self.skipped_in_a_row += 1
             what = f"{where}, learning rate {rate:g}: {error} is not finite"
-            if self.cfg.SEARCH.ON_NAN == "skip":
+            if self.cfg.SEARCH.ON_NAN == "skip" and self.skipped_in_a_row <= MAX_DROPPED:
                 self.skipped_steps += 1
                 log.warning("%s; step skipped (%d so far)", what, self.skipped_steps)
                 return [0.0, 0.0]  # a wish to stop is this rank's own here: the next step's flags tell it to all
@@ -205,7 +208,8 @@ class Searcher:
             save()
             key = "SEARCH.WEIGHT_LR" if phase.name == "weights" else "SEARCH.ALPHA_LR"
             remedy = f"--resume with SEARCH.ON_NAN skip, or start again with a lower {key}"
-            raise NotFinite(f"{what}; the state before that step is saved: {remedy}") from None
+            again = f" {self.skipped_in_a_row} times in a row" if self.skipped_in_a_row > 1 else ""
+            raise NotFinite(f"{what}{again}; the state before that step is saved: {remedy}") from None
 
     def _learning_rate(self, phase: str) -> float:
         s = self.cfg.SEARCH
@@ -256,7 +260,7 @@ class Searcher:
             "scalers": {name: phase.scaler.state_dict() for name, phase in self.phases.items() if phase.scaler},
             "loaders": {name: loader.state_dict() for name, loader in self.loaders.items()},
             "totals": {name: vars(totals).copy() for name, totals in self.totals.items()},
-            "position": [self.epoch, self.phase, self.done, self.skipped_steps],
+            "position": [self.epoch, self.phase, self.done, self.skipped_steps, self.skipped_in_a_row],
             "random": rng_state(),  # of the Gumbel noise, the first rank's; the images are seeded by place
         }
 
@@ -269,5 +273,5 @@ class Searcher:
                 phase.scaler.load_state_dict(state["scalers"][name])
             self.loaders[name].load_state_dict(state["loaders"][name])
             self.totals[name] = Totals(**state["totals"][name])
-        self.epoch, self.phase, self.done, self.skipped_steps = state["position"]
+        self.epoch, self.phase, self.done, self.skipped_steps, self.skipped_in_a_row = state["position"]
         set_rng_state(state["random"])

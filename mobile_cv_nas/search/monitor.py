@@ -55,13 +55,12 @@ class Monitor:
         self.log.write(searcher.steps_done, **record)
         left = (time.monotonic() - self._begin) / max(1, searcher.steps_done - self._first)
         left *= searcher.total_steps - searcher.steps_done
-        losses = f"weights {record['weight_loss']:.3f} ({record['weight_accuracy']:.3f})"
-        if record["alpha_loss"] is not None:
-            losses += f", alphas {record['alpha_loss']:.3f} ({record['alpha_accuracy']:.3f})"
-        costs = ", ".join(f"{name} {short(record[f'cost_{name}'])}" for name in ("sampled", "expected", "argmax"))
+        means = {name: (record[f"{of}_loss"], record[f"{of}_accuracy"]) for name, of in (("weights", "weight"), ("alphas", "alpha"))}
+        losses = ", ".join(f"{name} {loss:.3f} ({right:.3f})" for name, (loss, right) in means.items() if loss is not None)
+        costs = ", ".join(f"{name} {short(record[f'cost_{name}'] or 0)}" for name in ("sampled", "expected", "argmax"))
         epoch_line(
             searcher.runtime,
-            f"epoch {record['epoch'] + 1}/{searcher.cfg.SEARCH.EPOCHS}: loss (accuracy): {losses}; "
+            f"epoch {record['epoch'] + 1}/{searcher.cfg.SEARCH.EPOCHS}: loss (accuracy): {losses or 'none'}; "
             f"tau {record['tau']:.2f}; {searcher.cfg.SEARCH.OBJECTIVE}: {costs}; entropy {record['entropy']:.2f}; "
             f"{left:.0f} s left",
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..arch import ArchDef, SearchSpace
-from ..build import build_model
+from ..arch.head import Head, as_head
 from ..checkpoint import RunFolder, StopRequest, check_fingerprint, load_latest, save_checkpoint
 from ..config import ConfigError
 from ..data import Data, Loader, build_data, build_loader
@@ -24,11 +24,12 @@ from ..engine import CHECKPOINTS, MetricsLog, Runtime, fingerprint, open_run, st
 from ..evaluate import recalibrate_batchnorm
 from ..files import atomic_open, atomic_write
 from ..shapes import Cost, subsample
-from ..supernet import Supernet, inherit_weights
-from ..train import train
+from ..supernet import Supernet
+from ..train import name_of, train
 from .derive import Derived, Goal, derive_arch
 from .loop import Searcher
 from .monitor import Monitor
+from .tasks import ClassSearch, search_task
 
 # Keys that may change before a search goes on: they matter after it, or let it past a step that failed.
 _NOT_OF_SEARCH = ("TRAIN.", "TEST.", "MODEL.", "SEARCH.ON_NAN")
@@ -62,7 +63,8 @@ def search_and_train(cfg: CfgNode, resume: bool = False, stop: StopRequest | Non
     if not cfg.SEARCH.SPACE:
         raise ConfigError("SEARCH.SPACE: empty; name a search space file, such as configs/spaces/digits.yaml")
     space, data = SearchSpace.load(cfg.SEARCH.SPACE), build_data(cfg)
-    check_target(cfg, space, data.num_classes)
+    task = search_task(cfg, space, data.num_classes)
+    check_target(cfg, space, task.head)
     runtime = start_runtime(cfg)
     with contextlib.ExitStack() as stack:
         folder, goes_on = _open_folder(cfg, runtime, resume, stack)
@@ -73,8 +75,12 @@ def search_and_train(cfg: CfgNode, resume: bool = False, stop: StopRequest | Non
             return {"finished": False, "folder": str(folder)}
         middle = time.monotonic()
         child = folder / "child"
-        weights = inherited(cfg, found, data) if cfg.TRAIN.INIT == "inherit" else None
-        trained = train(cfg, found.arch, child, data, weights, (child / CHECKPOINTS).is_dir(), runtime, stop)
+        weights = inherited(cfg, found, data, task) if cfg.TRAIN.INIT == "inherit" else None
+        of_child, label_size = cfg.clone(), None
+        if cfg.HEAD.NAME:  # a child of a smaller input size is judged by the pixels of the largest
+            of_child.HEAD.INPUT_SIZE, label_size = found.arch.input_size, cfg.HEAD.INPUT_SIZE
+        goes_on = (child / CHECKPOINTS).is_dir()
+        trained = train(of_child, found.arch, child, data, weights, goes_on, runtime, stop, label_size)
         if not trained["finished"]:
             return {"finished": False, "folder": str(folder)}
         result = {
@@ -105,13 +111,12 @@ def summary_table(result: dict[str, Any]) -> str:
     """The result of `search_and_train` as a table."""
     from tabulate import tabulate
 
-    cost = result[result["objective"]]
+    cost, key = result[result["objective"]], "miou" if "miou" in result else "top1"
     how = "argmax of the alphas"
     if result["derived"] == "sampled":
         how = f"best of {result['candidates_compared']} compared, {result['candidates_within']} near the target"
     rows = [
-        ("test top-1", f"{result['top1']:.4f}"),
-        ("validation top-1", f"{result['val_top1']:.4f}"),
+        *((f"{of} {name_of(key)}", f"{result[prefix + key]:.4f}") for of, prefix in (("test", ""), ("validation", "val_"))),
         ("MACs", f"{result['macs']:,}"),
         ("parameters", f"{result['params']:,}"),
         (f"target, {_UNITS[result['objective']]}", f"{result['target']:,.0f} ({cost / result['target'] - 1:+.1%})"),
@@ -157,8 +162,8 @@ def search(
         CheckpointError: there is nothing to resume from, or it is of another run.
         DeriveError: no arch near the target was found.
     """
-    goal = check_target(cfg, space, data.num_classes)
     searcher = Searcher(cfg, space, data, runtime)
+    goal = check_target(cfg, space, searcher.task.head)
     mark = fingerprint(cfg, kind="search", space=json.dumps(space.to_dict()), processes=runtime.world)
     mark = {key: value for key, value in mark.items() if not key.startswith(_NOT_OF_SEARCH)}
     position, found = 0, None
@@ -187,13 +192,13 @@ def search(
     finally:
         monitor.close()
         log.close()
-    cost = space.cost(derived.arch, num_classes=data.num_classes)
+    cost = space.cost(derived.arch, searcher.task.head)
     if runtime.main:
         _write_result(cfg, folder, searcher, derived)
     return SearchResult(derived.arch, cost, goal, derived, searcher.supernet)
 
 
-def check_target(cfg: CfgNode, space: SearchSpace, num_classes: int) -> Goal:
+def check_target(cfg: CfgNode, space: SearchSpace, num_classes: int | Head) -> Goal:
     """The goal of `cfg.SEARCH`. Raises ConfigError, which gives the range, if no arch of the space can meet it."""
     s = cfg.SEARCH
     if not space.choices:
@@ -204,15 +209,15 @@ def check_target(cfg: CfgNode, space: SearchSpace, num_classes: int) -> Goal:
     if not low <= s.TARGET <= high:
         raise ConfigError(
             f"SEARCH.TARGET: {s.TARGET:,.0f} {s.OBJECTIVE} is out of the reach of {s.SPACE or 'the space'}: its "
-            f"networks have {low:,} to {high:,} with {num_classes} classes; choose a target in between"
+            f"networks have {low:,} to {high:,} with {as_head(num_classes).num_classes} classes; choose a target in between"
         )
     return goal
 
 
-def inherited(cfg: CfgNode, result: SearchResult, data: Data) -> dict[str, Tensor]:
+def inherited(cfg: CfgNode, result: SearchResult, data: Data, task: ClassSearch) -> dict[str, Tensor]:
     """The supernet's weights for the derived arch, norm statistics renewed: a state dict of the child."""
-    child = build_model(result.arch, data.num_classes)
-    inherit_weights(child.to(result.supernet.classifier.weight.device), result.supernet)
+    child = task.child(result.arch).to(_device(result.supernet))
+    task.inherit(child, result.supernet)
     images = _calibration(cfg, data, result.supernet)
     recalibrate_batchnorm(child, (subsample(batch, result.arch.input_size) for batch in images))
     return {name: value.cpu() for name, value in child.state_dict().items()}
@@ -221,9 +226,9 @@ def inherited(cfg: CfgNode, result: SearchResult, data: Data) -> dict[str, Tenso
 def _derive(cfg: CfgNode, searcher: Searcher, data: Data, goal: Goal) -> Derived:
     s, supernet = cfg.SEARCH, searcher.supernet
     loader = build_loader(cfg, data.val, searcher.space.max_input_size, cfg.TEST.BATCH_SIZE, False)
-    val = _Moved(loader, supernet.classifier.weight.device)
+    val = _Moved(loader, _device(supernet))
     images = _calibration(cfg, data, supernet)
-    return derive_arch(supernet, goal, images, val, s.DRAWS, s.CANDIDATES, cfg.SEED)
+    return derive_arch(supernet, goal, images, val, s.DRAWS, s.CANDIDATES, cfg.SEED, searcher.task)
 
 
 def _calibration(cfg: CfgNode, data: Data, supernet: Supernet) -> list[Tensor]:
@@ -231,7 +236,11 @@ def _calibration(cfg: CfgNode, data: Data, supernet: Supernet) -> list[Tensor]:
     count = min(cfg.SEARCH.RECALIBRATION_IMAGES, len(data.train))
     size = min(64, count)
     loader = build_loader(cfg, data.train, supernet.space.max_input_size, size, True, seed=cfg.SEED)
-    return [images for images, _ in _Moved(loader, supernet.classifier.weight.device, count // size)]
+    return [images for images, _ in _Moved(loader, _device(supernet), count // size)]
+
+
+def _device(supernet: Supernet) -> torch.device:
+    return supernet.weight_parameters()[0].device
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..engine import NotFinite, average_buffers
@@ -56,6 +55,7 @@ class Phase:
         optimizer: over those parameters.
         model: what is called (a compiled supernet, say).
         buffers: running statistics that a forward pass changes; averaged over the ranks.
+        loss: of logits (float32) and targets: the mean loss, and the sum of right answers.
         cost: gives (the term added to the cross-entropy or None, the cost under the gates), both 0-d tensors.
         autocast: makes the context of a forward pass.
         scaler: of the loss, for fp16; None otherwise.
@@ -67,6 +67,7 @@ class Phase:
     optimizer: torch.optim.Optimizer
     model: Callable[[Tensor], Tensor]
     buffers: Sequence[Tensor]
+    loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     cost: Callable[[], tuple[Tensor | None, Tensor]]
     autocast: Callable[[], AbstractContextManager]
     scaler: torch.amp.GradScaler | None
@@ -116,9 +117,8 @@ class Phase:
     def _backward(self, images: Tensor, targets: Tensor, count: int, sums: Tensor) -> None:
         with self.autocast():
             logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), targets)
+        loss, correct = self.loss(logits.float(), targets)
         with torch.no_grad():
-            correct = (logits.argmax(1) == targets).sum()
             sums[:3] += torch.stack([loss.double() * len(targets), correct.double(), sums.new_tensor(len(targets))])
         term, cost = self.cost()
         total = loss / count

@@ -1,0 +1,27 @@
+"""Trains a detector on images with boxes, tests it and leaves weights, metrics and the result in OUTPUT_DIR.
+
+python tools/train_detector.py --config-file configs/detection/digit_scenes.yaml [--resume] [KEY VALUE ...]
+python tools/train_detector.py --config-file configs/detection/coco.yaml MODEL.ARCH FBNetV2_F4 DATA.ROOT COCO
+
+HEAD.NAME is the detector, MODEL.ARCH its backbone: an arch file or a name of the model zoo. On several GPUs:
+torchrun --nproc-per-node 8 tools/train_detector.py ...
+"""
+
+import sys
+from argparse import Namespace
+
+from yacs.config import CfgNode
+
+from mobile_cv_nas.cli import main
+from mobile_cv_nas.config import DETECTORS
+from mobile_cv_nas.train import run_training
+
+
+def run(cfg: CfgNode, args: Namespace) -> None:
+    result = run_training(cfg, resume=args.resume, heads=DETECTORS)
+    if result is not None:
+        print(result)
+
+
+if __name__ == "__main__":
+    sys.exit(main(run, description=__doc__))
