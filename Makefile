@@ -1,14 +1,15 @@
-# make search and make test need nothing before them: the virtual environment is made on the first use.
+# make search, detect, segment and test need nothing before them: the virtual environment is made on the first use.
 PYTHON ?= python3
 VENV   ?= .venv
-CONFIG ?= configs/search/digits.yaml
+# of search, detect or segment; each has a default of its own
+CONFIG ?=
 ARGS   ?=
 # Threads that wait give way: two busy programs on two cores would otherwise spin against each other.
 export OMP_WAIT_POLICY ?= PASSIVE
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup search test lint clean
+.PHONY: setup search detect segment test lint clean
 
 setup: $(STAMP)
 
@@ -19,7 +20,13 @@ $(STAMP): setup.py
 	touch $@
 
 search: $(STAMP)
-	$(BIN)/python tools/search_net.py --config-file $(CONFIG) $(ARGS)
+	$(BIN)/python tools/search_net.py --config-file $(or $(CONFIG),configs/search/digits.yaml) $(ARGS)
+
+detect: $(STAMP)
+	$(BIN)/python tools/train_detector.py --config-file $(or $(CONFIG),configs/detection/digit_scenes.yaml) $(ARGS)
+
+segment: $(STAMP)
+	$(BIN)/python tools/train_segmenter.py --config-file $(or $(CONFIG),configs/segmentation/digit_scenes.yaml) $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)

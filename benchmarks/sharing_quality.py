@@ -1,21 +1,25 @@
 """Does one shared block in place of eight candidates cost quality? Searches with `none` and with `full`, and chance, compared.
 
-    python benchmarks/sharing_quality.py [--seeds 3] [--random 12] [--epochs 20] [--json FILE]
+    python benchmarks/sharing_quality.py [--seeds 3] [--random 12] [--epochs 10] [--json FILE]
 
-Searches with either sharing for the same number of images, a few seeds each; trains every derived child twice and random children of equal
-MACs (within 5%) with the same recipe; prints test accuracies and the differences of the means of -ln(1 - accuracy), the two trainings of an
-arch averaged first. The plain digits saturate, so these are harder ones, made of the same scans: the digit to name is in the middle,
-turned, sheared and scaled, others reach in from the sides, and there is noise.
+Trains random children of equal MACs (within 5%) twice each, and prints how much archs differ and how much trainings of one arch do: what is
+smaller cannot be told apart. Then searches with either sharing for the same number of images, a few seeds each, and trains every derived
+child with the same recipe; prints test accuracies and the differences of the means of -ln(1 - accuracy), the two trainings of an arch
+averaged first. The plain digits saturate, so these are harder ones, made of the same scans: the digit to name is near the middle, turned,
+sheared and scaled, others reach in from the sides, and there is noise.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import math
 import random
 import statistics
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +37,28 @@ from mobile_cv_nas.engine import open_run, start_runtime
 from mobile_cv_nas.search import search
 from mobile_cv_nas.train import train
 
-SIDE = 24
+SIDE = 16
+TRAININGS = 2  # of each arch
+KINDS = ("random", "none", "full")
 NAMES = ["ir_k3", "ir_k5", "ir_k3_hs", "ir_k5_hs", "ir_k3_se", "ir_k5_se", "ir_k3_se_hs", "ir_k5_se_hs"]
 
 
 def space() -> nas.SearchSpace:
     """Wide enough that archs differ: output widths from 4, hidden widths from a quarter to four times the input, kernels, SE, skip."""
-    ratio = {"expansion": {"any": [0.25, 0.5, 1, 2, 3, 4]}, "divisor": 1}
-    stages: list[Any] = [[["conv_k3_hs", 12, 1]]]
-    for widths in ([4, 24, 4], [4, 48, 4]):
-        stages.append([[NAMES, widths, 2, 1, ratio], [[*NAMES, "skip"], widths, 1, 2, ratio]])
-    stages.append([["conv_k1_hs", 64, 1]])
+    ratio = {"expansion": {"any": [0.25, 0.5, 1, 2, 4]}, "divisor": 1}
+    stages: list[Any] = [[["conv_k3_hs", 12, 2]]]
+    for stride, widths in ((1, [4, 24, 4]), (2, [4, 48, 4])):
+        stages.append([[NAMES, widths, stride, 1, ratio], [[*NAMES, "skip"], widths, 1, 1, ratio]])
+    stages.append([["conv_k1_hs", 48, 1]])
     return nas.SearchSpace.parse({"name": "hard_digits", "input_size": SIDE, "stages": stages}, "sharing_quality")
 
 
-def hard_digits(train_images: int) -> Data:
-    """The same scans and the same splits as `digits`; validation and test have a third as many images as training."""
+def hard_digits(options: argparse.Namespace) -> Data:
+    """The same scans and the same splits as `digits`, several times over."""
     plain = build_data(load_config(None, []))
+    parts = ((plain.train, options.images), (plain.val, 1000), (plain.test, options.test_images))
     images, labels, splits = [], [], []
-    for seed, (split, count) in enumerate(((plain.train, train_images), (plain.val, train_images // 3), (plain.test, train_images // 3))):
+    for seed, (split, count) in enumerate(parts):
         made, of = _compose(split, count, seed)
         splits.append(range(len(labels), len(labels) + count))
         images.append(made)
@@ -72,18 +79,18 @@ def _compose(split: Split, count: int, seed: int) -> tuple[Tensor, list[int]]:
     labels = torch.tensor([split.source.labels[i] for i in split.indices])
     for place in range(3):
         which = torch.randint(len(scans), (count,), generator=generator)
-        angle, scale, shear = draw(-0.5, 0.5), draw(0.45, 0.65), draw(-0.3, 0.3)
+        angle, scale, shear = draw(-0.5, 0.5), draw(0.55, 0.75), draw(-0.3, 0.3)
         if place == 0:
             chosen, shift = labels[which].tolist(), draw(-0.15, 0.15, 2)
         else:  # from a random side, so far out that a part of it is cut off
             direction = draw(0, 2 * math.pi)
-            shift = 0.85 * torch.stack([direction.cos(), direction.sin()], 1)
+            shift = 0.95 * torch.stack([direction.cos(), direction.sin()], 1)
         turned = torch.stack([angle.cos(), shear - angle.sin(), angle.sin(), angle.cos()], 1).view(count, 2, 2) / scale.view(-1, 1, 1)
         theta = torch.cat([turned, -(turned @ shift.unsqueeze(2))], 2)
         grid = torch.nn.functional.affine_grid(theta, [count, 1, SIDE, SIDE], align_corners=False)
         drawn = torch.nn.functional.grid_sample(scans[which], grid, align_corners=False)
         canvas = torch.maximum(canvas, drawn * draw(0.7, 1.0, 1, 1, 1))
-    noise = torch.randn(canvas.shape, generator=generator) * 0.15
+    noise = torch.randn(canvas.shape, generator=generator) * 0.06
     return (canvas + noise).clamp_(0, 1), chosen
 
 
@@ -95,67 +102,118 @@ def config(options: argparse.Namespace, folder: Path, seed: int, sharing: str = 
     return load_config(None, [str(text) for pair in pairs.items() for text in pair])
 
 
-def run(options: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """For `none`, `full` and `random`: each arch with its MACs and its test accuracies."""
-    data, choices = hard_digits(options.images), space()
-    results: dict[str, list[dict[str, Any]]] = {"none": [], "full": [], "random": []}
-    archs: list[tuple[str, nas.ArchDef]] = []
-    for seed in range(options.seeds):
-        for sharing in ("none", "full"):
-            cfg = config(options, folder / f"{sharing}{seed}", seed, sharing)
-            with RunFolder(cfg.OUTPUT_DIR) as output:
-                open_run(output, resume=False)
-                found = search(cfg, choices, data, start_runtime(cfg), output, StopRequest(1e6))
-            assert found is not None
-            archs.append((sharing, found.arch))
-    rng = random.Random(0)
-    while sum(kind == "random" for kind, _ in archs) < options.random:
+def children(options: argparse.Namespace) -> list[nas.ArchDef]:
+    """Random archs of the space with the target's MACs."""
+    rng, choices = random.Random(0), space()
+    found: list[nas.ArchDef] = []
+    while len(found) < options.random:
         arch = choices.sample(rng)
         if abs(arch.cost(10).macs / options.target - 1) <= 0.05:
-            archs.append(("random", arch))
-    for i, (kind, arch) in enumerate(archs):
-        accuracies = []
-        for seed in range(2):
-            cfg = config(options, folder / f"child{i}_{seed}", 100 + seed)
-            accuracies.append(train(cfg, arch, Path(cfg.OUTPUT_DIR), data, None, False, start_runtime(cfg), StopRequest(1e6))["top1"])
-        results[kind].append({"macs": arch.cost(10).macs, "accuracies": accuracies})
-        print(f"{kind}: {arch.cost(10).macs:,} MACs, test top-1 {accuracies[0]:.4f} {accuracies[1]:.4f}", flush=True)
-    return results
+            found.append(arch)
+    return found
 
 
-def score(accuracies: list[float]) -> float:
-    """Mean of -ln(1 - accuracy) over the trainings of one arch; a perfect one counts as half an error in a thousand images."""
-    return statistics.fmean(-math.log(max(1 - accuracy, 5e-4)) for accuracy in accuracies)
+def derived(options: argparse.Namespace, data: Data, folder: Path, seed: int, sharing: str) -> nas.ArchDef:
+    """The arch that a search ends with."""
+    cfg = config(options, folder / f"{sharing}{seed}", seed, sharing)
+    with RunFolder(cfg.OUTPUT_DIR) as output, contextlib.redirect_stdout(io.StringIO()):
+        open_run(output, resume=False)
+        found = search(cfg, space(), data, start_runtime(cfg), output, StopRequest(1e6))
+    assert found is not None
+    return found.arch
+
+
+def trained(options: argparse.Namespace, data: Data, folder: Path, kind: str, arch: nas.ArchDef) -> dict[str, Any]:
+    """Test accuracies of an arch, and their mean score; prints a line."""
+    accuracies = []
+    for seed in range(TRAININGS):
+        with tempfile.TemporaryDirectory(dir=folder) as output, contextlib.redirect_stdout(io.StringIO()):  # a line an epoch
+            cfg = config(options, Path(output), 100 + seed)
+            accuracies.append(train(cfg, arch, Path(output), data, None, False, start_runtime(cfg), StopRequest(1e6))["top1"])
+    macs = arch.cost(10).macs
+    print(f"{kind}: {macs:,} MACs, test top-1 {' '.join(f'{a:.4f}' for a in accuracies)}", flush=True)
+    scores = [score(accuracy) for accuracy in accuracies]
+    return {
+        "kind": kind,
+        "macs": macs,
+        "arch": arch.to_dict(),
+        "accuracies": accuracies,
+        "scores": scores,
+        "score": statistics.fmean(scores),
+    }
+
+
+def score(accuracy: float) -> float:
+    """-ln(1 - accuracy); a perfect one counts as half an error in a thousand images."""
+    return -math.log(max(1 - accuracy, 5e-4))
+
+
+def spread(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Standard deviations of scores: between archs (means over their trainings), and between the trainings of one arch.
+
+    `archs_alone` is what the first would be with endless trainings: a share of it is the second's.
+    """
+    archs = statistics.variance(row["score"] for row in rows)
+    seeds = statistics.fmean(statistics.variance(row["scores"]) for row in rows)
+    return {"archs": math.sqrt(archs), "trainings": math.sqrt(seeds), "archs_alone": math.sqrt(max(0, archs - seeds / TRAININGS))}
+
+
+def compare(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
+    """(which two kinds, difference of their mean scores, its standard error from the archs' scores)."""
+    kinds = {kind: [row["score"] for row in rows if row["kind"] == kind] for kind in KINDS}
+    found = []
+    for one, other in (("full", "none"), ("none", "random"), ("full", "random")):
+        a, b = kinds[one], kinds[other]
+        error = math.sqrt(statistics.variance(a) / len(a) + statistics.variance(b) / len(b))
+        found.append((f"{one} - {other}", statistics.fmean(a) - statistics.fmean(b), error))
+    return found
 
 
 def main() -> None:
+    options = parse()
+    start, data, name = time.monotonic(), hard_digits(options), machine(torch.device(options.device))
+    print(f"{name}; scores are -ln(1 - accuracy)", flush=True)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        rows = [trained(options, data, folder, "random", arch) for arch in children(options)]
+        spreads = spread(rows)
+        print("standard deviation of scores between random archs {archs:.3f}, between trainings of one {trainings:.3f}".format(**spreads))
+        print("between random archs without the trainings' share {archs_alone:.3f}".format(**spreads), flush=True)
+        for seed in range(options.seeds):
+            for sharing in ("none", "full"):
+                before = time.monotonic()
+                arch = derived(options, data, folder, seed, sharing)
+                print(f"search {seed} with {sharing}: {time.monotonic() - before:.0f} s", flush=True)
+                rows.append(trained(options, data, folder, sharing, arch))
+    table = []
+    for kind in KINDS:
+        of = [row for row in rows if row["kind"] == kind]
+        accuracy = statistics.fmean(statistics.fmean(row["accuracies"]) for row in of)
+        table.append([kind, len(of), accuracy, statistics.fmean(row["score"] for row in of), statistics.stdev(row["score"] for row in of)])
+    print(tabulate(table, ["archs", "number", "mean accuracy", "mean score", "std"], floatfmt=("", "", ".4f", ".3f", ".3f")))
+    differences = compare(rows)
+    for what, difference, error in differences:
+        print(f"{what}: {difference:+.3f}, standard error {error:.3f}")
+    print(f"{time.monotonic() - start:.0f} s in all")
+    if options.json:
+        report = {"machine": name, "options": vars(options), "spread": spreads, "differences": differences, "rows": rows}
+        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="searches with each sharing")
-    parser.add_argument("--random", type=int, default=12, help="random children")
-    parser.add_argument("--epochs", type=int, default=20, help="of a search, and of a training")
-    parser.add_argument("--images", type=int, default=6000, help="to train on")
-    parser.add_argument("--target", type=float, default=1e6, help="MACs")
+    parser.add_argument("--seeds", type=int, default=3, help="searches with each sharing, 2 or more")
+    parser.add_argument("--random", type=int, default=12, help="random children, 2 or more")
+    parser.add_argument("--epochs", type=int, default=10, help="of a search, and of a training")
+    parser.add_argument("--images", type=int, default=5000, help="to train on")
+    parser.add_argument("--test-images", type=int, default=4000)
+    parser.add_argument("--target", type=float, default=2e5, help="MACs")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="write all results to this file")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        results = run(options, Path(folder))
-    scores = {kind: [score(row["accuracies"]) for row in rows] for kind, rows in results.items()}
-    pairs = [[-math.log(max(1 - a, 5e-4)) for a in row["accuracies"]] for rows in results.values() for row in rows]
-    seeds = math.sqrt(statistics.fmean(statistics.variance(pair) for pair in pairs))
-    print(f"\n{machine(torch.device(options.device))}; scores are -ln(1 - accuracy)")
-    spread = statistics.stdev(scores["random"]) if len(scores["random"]) > 1 else math.nan
-    print(f"standard deviation between random archs {spread:.3f}, between trainings of an arch {seeds:.3f}")
-    table = [
-        [kind, len(of), statistics.fmean(statistics.fmean(r["accuracies"]) for r in results[kind]), statistics.fmean(of)]
-        for kind, of in scores.items()
-    ]
-    print(tabulate(table, ["archs", "number", "mean accuracy", "mean score"], floatfmt=("", "", ".4f", ".3f")))
-    means = {kind: statistics.fmean(of) for kind, of in scores.items()}
-    print(f"full - none {means['full'] - means['none']:+.3f}, none - random {means['none'] - means['random']:+.3f}, ", end="")
-    print(f"full - random {means['full'] - means['random']:+.3f}")
-    if options.json:
-        Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
+    if min(options.seeds, options.random) < 2:
+        parser.error("--seeds and --random: 2 or more; one has no standard deviation")
+    return options
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ masks, effective shapes and cost, and outside convolution and norm; `--json FILE
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -28,25 +29,32 @@ CLASSES = 1000
 class Step:
     """One training step of a network: forward, task and cost loss, backward for weights and alphas, both optimizers.
 
+    Of the phases of a search, `weights` and `alphas` train their own alone, the others without gradients.
+
     Args:
         net: a child or a supernet.
         images: (N, 3, S, S).
         precision: "float32" or "bf16".
         compiled: through torch.compile.
+        phase: "both", "weights" or "alphas"; a child has weights only.
     """
 
-    def __init__(self, net: nn.Module, images: Tensor, precision: str = "float32", compiled: bool = False):
-        self.net, self.images, self.precision = net, images, precision
+    def __init__(self, net: nn.Module, images: Tensor, precision: str = "float32", compiled: bool = False, phase: str = "both"):
+        self.net, self.images, self.precision, self.phase = net, images, precision, phase
         self.run = torch.compile(net) if compiled else net
         self.labels = torch.arange(len(images), device=images.device) % CLASSES
         fused = images.device.type == "cuda"
+        weights, alphas = list(net.parameters()), []
         if isinstance(net, nas.Supernet):
             weights, alphas = net.weight_parameters(), net.alpha_parameters()
             self.target = float(net.expected_cost().macs.detach()) * 0.8
-            self.optimizers: list[Any] = [torch.optim.Adam(alphas, 0.01, fused=fused)] if alphas else []
-        else:
-            weights, self.optimizers = list(net.parameters()), []
-        self.optimizers.append(torch.optim.SGD(weights, 0.1, 0.9, weight_decay=1e-4, fused=fused))
+        self.optimizers: list[Any] = []
+        if alphas and phase != "weights":
+            self.optimizers.append(torch.optim.Adam(alphas, 0.01, fused=fused))
+        if phase != "alphas":
+            self.optimizers.append(torch.optim.SGD(weights, 0.1, 0.9, weight_decay=1e-4, fused=fused))
+        for idle in {"weights": alphas, "alphas": weights}.get(phase, []):
+            idle.requires_grad_(False)
 
     def loss(self) -> Tensor:
         """The loss of the search: cross-entropy plus the normalised cost."""
@@ -54,7 +62,7 @@ class Step:
             self.net.sample(2.0)
         with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             loss = F.cross_entropy(self.run(self.images).float(), self.labels)
-        if isinstance(self.net, nas.Supernet):
+        if isinstance(self.net, nas.Supernet) and self.phase != "weights":
             loss = loss + (self.net.cost().macs / self.target - 1).abs().float()
         return loss
 
@@ -70,7 +78,8 @@ def overhead(net: nas.Supernet) -> None:
     net.sample(2.0)
     gates = net.gates()
     tensors = [*gates.tensors, *gates.residual, *(unit for unit in gates.units if unit is not None), net.cost().macs]
-    torch.autograd.backward(tensors, [torch.ones_like(tensor) for tensor in tensors])
+    if tensors[-1].requires_grad:  # not where weights alone are trained
+        torch.autograd.backward(tensors, [torch.ones_like(tensor) for tensor in tensors])
     for alpha in net.alpha_parameters():
         alpha.grad = None
 
@@ -103,18 +112,20 @@ def measure(space: nas.SearchSpace, options: argparse.Namespace) -> list[dict[st
     """A row a mode, all modes taking turns in one run."""
     device = torch.device(options.device)
     images = torch.randn(options.batch, 3, space.max_input_size, space.max_input_size, device=device)
-    if options.channels_last:
-        images = images.to(memory_format=torch.channels_last)
-    modes = options.modes.split(",")
-    variants = [
-        (mode, p, c) for mode in modes for p in options.precisions.split(",") for c in ((False, True) if options.compile else (False,))
-    ]
-    steps = [Step(build(space, mode, device), images, precision, compiled) for mode, precision, compiled in variants]
-    memory = [saved_bytes(step.loss, [*step.net.parameters(), *step.net.buffers(), images]) for step in steps]
+    lists = [options.modes.split(","), options.phases.split(","), options.precisions.split(",")]
+    lists += [(False, True)[: 1 + also] for also in (options.compile, options.channels_last)]
+    variants = [variant for variant in itertools.product(*lists) if variant[0] != "child" or variant[1] == lists[1][0]]
+    steps = []
+    for mode, phase, precision, compiled, last in variants:
+        layout = torch.channels_last if last else torch.contiguous_format
+        net = build(space, mode, device).to(memory_format=layout)
+        steps.append(Step(net, images.to(memory_format=layout), precision, compiled, phase if mode != "child" else "both"))
+    memory = [saved_bytes(step.loss, [*step.net.parameters(), *step.net.buffers(), step.images]) for step in steps]
     times = medians(take_turns([*steps, *(_gates(step) for step in steps)], options.rounds))
     rows = []
-    for i, ((mode, precision, compiled), step) in enumerate(zip(variants, steps, strict=True)):
-        row: dict[str, Any] = {"mode": mode, "precision": precision, "compiled": compiled, "seconds": times[i], "saved_bytes": memory[i]}
+    for i, ((mode, _, precision, compiled, last), step) in enumerate(zip(variants, steps, strict=True)):
+        row: dict[str, Any] = {"mode": mode, "phase": step.phase, "precision": precision, "compiled": compiled}
+        row |= {"channels_last": last, "seconds": times[i], "saved_bytes": memory[i]}
         row |= {"time_ratio": times[i] / times[0], "saved_ratio": memory[i] / memory[0], "images_per_second": options.batch / times[i]}
         row["gates_share"] = times[len(steps) + i] / times[i] if isinstance(step.net, nas.Supernet) else 0.0
         row["outside_share"] = outside_share(step)
@@ -156,9 +167,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--phases", default="both", help="both,weights,alphas: what a step trains")
     parser.add_argument("--precisions", default="float32", help="float32,bf16")
     parser.add_argument("--compile", action="store_true", help="each mode also through torch.compile")
-    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--channels-last", action="store_true", help="each mode also in this memory layout")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="write the rows to this file")
     options = parser.parse_args()
@@ -168,7 +180,8 @@ def main() -> None:
     header = ["mode", "step s", "x child", "saved MiB", "x child", "images/s", "gates %", "other %"]
     table = []
     for row in rows:
-        name = row["mode"] + ("" if row["precision"] == "float32" else " bf16") + (" compiled" if row["compiled"] else "")
+        parts = [row[key] for key in ("phase", "precision") if row[key] not in ("both", "float32")]
+        name = " ".join([row["mode"], *parts, *(key for key in ("compiled", "channels_last") if row[key])])
         table.append([name, row["seconds"], row["time_ratio"], row["saved_bytes"] / MIB, row["saved_ratio"], row["images_per_second"]])
         table[-1] += [100 * row["gates_share"], 100 * row["outside_share"]]
     device = torch.device(options.device)

@@ -30,7 +30,7 @@ def main(
     Returns the exit code:
     0 done (also after a stop by signal that was saved); 2 bad input, told in one line on stderr; 1 anything else.
     """
-    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", metavar="FILE", help="YAML file of keys; see mobile_cv_nas/config.py")
     if resumable:
         parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
@@ -59,6 +59,8 @@ def guarded(action: Callable[[], None]) -> int:
     return DONE
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Tells an error in one line, and exits with the code of bad input."""
+
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"error: {message}; see --help\n")

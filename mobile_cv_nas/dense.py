@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from .arch import ArchDef
 from .backbone import FeatureBackbone
 from .build import build_model
 from .config import DETECTORS
-from .counting import count_detector
-from .data import Loader, derive_seed
-from .engine import Runtime
+from .counting import count, count_detector
+from .data import Loader, build_data, build_loader, derive_seed
+from .engine import Runtime, count_skipped, start_runtime
 from .heads import build_detector, build_segmenter
 from .metrics import Confusion, average_precision
 from .shapes import Cost
-from .task import Batch, Task
+from .task import Batch, Task, name_of
 from .weights import WeightsError, fit_weights, load_weights, save_weights, weights_arch
 
 
@@ -62,18 +62,23 @@ class Detection(_Dense):
     def count(self) -> Cost:
         return count_detector(self.network, self.input_size)
 
-    @torch.no_grad()
     def evaluate(self, network: nn.Module, loader: Loader) -> dict[str, float]:
-        was_training, found = network.training, []
-        network.eval()
-        for images, targets in loader.epoch():
-            with self.runtime.autocast():
-                predictions = network(self.runtime.move(images))
-            plain = [{name: value.float().cpu() for name, value in prediction.items()} for prediction in predictions]
-            found += list(zip(targets, plain, strict=True))
-        network.train(was_training)
-        everything = [pair for part in self.runtime.gather(found) for pair in part]
-        return average_precision([t for t, _ in everything], [p for _, p in everything], self.data.classes)
+        return evaluate_boxes(network, loader.epoch(), self.data.classes, self.runtime)
+
+
+@torch.no_grad()
+def evaluate_boxes(network: nn.Module, batches: Any, classes: Sequence[str], runtime: Runtime) -> dict[str, float]:
+    """COCO's average precision over the images of all processes."""
+    was_training, found = network.training, []
+    network.eval()
+    for images, targets in batches:
+        with runtime.autocast():
+            predictions = network(runtime.move(images))
+        plain = [{name: value.float().cpu() for name, value in prediction.items()} for prediction in predictions]
+        found += list(zip(targets, plain, strict=True))
+    network.train(was_training)
+    everything = [pair for part in runtime.gather(found) for pair in part]
+    return average_precision([t for t, _ in everything], [p for _, p in everything], classes)
 
 
 class DetectorLosses:
@@ -221,3 +226,33 @@ def load_head(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
     network = build_head(head["name"], weights_arch(content, path), len(content["classes"]), head["options"])
     fit_weights(network, state, str(path))
     return network.eval(), content
+
+
+def run_head_test(cfg: CfgNode) -> str | None:
+    """Tests the detector or segmenter of MODEL.WEIGHTS on TEST.SPLIT: a table, or None on all processes but the first.
+
+    Raises WeightsError if head or classes are not those of `cfg` and of the data.
+    """
+    from tabulate import tabulate
+
+    network, content = load_head(cfg.MODEL.WEIGHTS)
+    name, size = content["head"]["name"], content["head"]["input_size"]
+    data, runtime = build_data(cfg), start_runtime(cfg)
+    if name != cfg.HEAD.NAME or content["classes"] != list(data.classes):
+        what = f"a {name} of {len(content['classes'])} classes ({', '.join(content['classes'][:3])}, ...)"
+        wanted = f"HEAD.NAME is {cfg.HEAD.NAME}, and the data has {data.num_classes} ({', '.join(data.classes[:3])}, ...)"
+        raise WeightsError(f"{cfg.MODEL.WEIGHTS}: {what}, but {wanted}; make them the same")
+    cfg = cfg.clone()
+    cfg.DATA.MEAN, cfg.DATA.STD = content["mean"], content["std"]
+    cost = count_detector(network, size) if name in DETECTORS else count(network, size)
+    loader = build_loader(cfg, getattr(data, cfg.TEST.SPLIT), size, cfg.TEST.BATCH_SIZE, False, runtime.shard)
+    network = runtime.place(network)
+    if name in DETECTORS:
+        scores = evaluate_boxes(network, loader.epoch(), data.classes, runtime)
+    else:
+        scores = evaluate_masks(network, loader.epoch(), data.num_classes, runtime)
+    rows: list[tuple[str, Any]] = [("network", f"{name} on {content['arch'].get('name') or 'an unnamed arch'}")]
+    rows += [(f"{cfg.TEST.SPLIT} {name_of(key)}", f"{value:.4f}") for key, value in scores.items()]
+    rows += [("MACs", f"{cost.macs:,}"), ("parameters", f"{cost.params:,}")]
+    rows.append(("skipped images", count_skipped(runtime, [loader])))
+    return tabulate(rows, disable_numparse=True) if runtime.main else None

@@ -175,6 +175,10 @@ def run_test(cfg: CfgNode) -> str | None:
     """
     from tabulate import tabulate
 
+    if cfg.HEAD.NAME:
+        from .dense import run_head_test
+
+        return run_head_test(cfg)
     network, names = load_network(cfg)
     data = build_data(cfg)
     if network.classifier.out_features != data.num_classes or (names and names != list(data.classes)):

@@ -150,3 +150,12 @@ class Classification(Task):
     def save(self, path: Path, network: nn.Module) -> None:
         data = self.cfg.DATA
         save_weights(path, network.state_dict(), self.arch, self.data.classes, mean=data.MEAN, std=data.STD)
+
+
+NAMES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
+NAMES |= {"ap": "box AP", "ap50": "box AP50", "ap75": "box AP75"}
+
+
+def name_of(key: str) -> str:
+    """What people call a score."""
+    return NAMES.get(key, key)

@@ -40,7 +40,7 @@ from .engine import (
 from .files import atomic_write
 from .optim import learning_rate
 from .step import Stepper
-from .task import Batch, Classification, Task
+from .task import NAMES, Batch, Classification, Task, name_of
 from .weights import find_arch, load_start
 
 WEIGHTS = "model.safetensors"
@@ -119,21 +119,12 @@ def make_task(
     return Segmentation(cfg, arch, data, weights, runtime, label_size=label_size)
 
 
-_NAMES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
-_NAMES |= {"ap": "box AP", "ap50": "box AP50", "ap75": "box AP75"}
-
-
-def name_of(key: str) -> str:
-    """What people call a score."""
-    return _NAMES.get(key, key)
-
-
 def result_table(result: Mapping[str, Any]) -> str:
     """What `train` returns, as a table."""
     from tabulate import tabulate
 
-    rows = [(f"test {name_of(key)}", f"{result[key]:.4f}") for key in _NAMES if key in result]
-    rows += [(f"validation {name_of(key)}", f"{result[f'val_{key}']:.4f}") for key in _NAMES if f"val_{key}" in result]
+    rows = [(f"test {name_of(key)}", f"{result[key]:.4f}") for key in NAMES if key in result]
+    rows += [(f"validation {name_of(key)}", f"{result[f'val_{key}']:.4f}") for key in NAMES if f"val_{key}" in result]
     rows += [
         ("MACs", f"{result['macs']:,}"),
         ("parameters", f"{result['params']:,}"),

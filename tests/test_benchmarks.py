@@ -1,9 +1,10 @@
-"""Every benchmark of memory runs end to end at a tiny size; what it measures agrees with figures worked out by hand."""
+"""Every benchmark of memory and of steps runs end to end at a tiny size; what is measured agrees with figures worked out by hand."""
 
 from __future__ import annotations
 
 import csv
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -192,3 +193,44 @@ def test_full_size_step(load, capsys):
     assert 0.05 < float(before) <= float(peak) < 24
     assert float(seconds) > 0
     assert float(loss) > 0
+
+
+def test_supernet_step(load, tmp_path, monkeypatch, capsys):
+    space, out = str(ROOT / "configs" / "spaces" / "digits.yaml"), tmp_path / "rows.json"
+    arguments = ["--size", "8", "--batch", "2", "--rounds", "1", "--modes", "child,full", "--phases", "weights,alphas", "--channels-last"]
+    monkeypatch.setattr(sys, "argv", ["supernet_step.py", space, *arguments, "--json", str(out)])
+    load("supernet_step").main()
+    assert "full alphas channels_last" in capsys.readouterr().out
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    found = [(row["mode"], row["phase"], row["channels_last"]) for row in rows]
+    phases = (("child", "both"), ("full", "weights"), ("full", "alphas"))
+    assert found == [(mode, phase, last) for mode, phase in phases for last in (False, True)]
+    assert all(row["seconds"] > 0 and row["saved_bytes"] > 0 for row in rows)
+
+
+def test_a_phase_trains_its_own(load):
+    module = load("supernet_step")
+    space = nas.SearchSpace.load(ROOT / "configs" / "spaces" / "digits.yaml")
+    for phase in ("both", "weights", "alphas"):
+        net = nas.build_supernet(space, module.CLASSES, sharing="full")
+        before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+        step = module.Step(net, torch.randn(2, 3, 16, 16), phase=phase)
+        step()
+        step()
+        alphas = {id(alpha) for alpha in net.alpha_parameters()}
+        changed = {id(p) in alphas for name, p in net.named_parameters() if not torch.equal(p, before[name])}
+        assert changed == {"both": {True, False}, "weights": {False}, "alphas": {True}}[phase]
+
+
+def test_sharing_quality_tells_archs_from_trainings(load):
+    module = load("sharing_quality")
+    assert module.score(0.9) == pytest.approx(2.302585)
+    scores = {"random": [[1.0, 1.2], [1.4, 1.6]], "none": [[2.0, 2.0], [2.2, 2.2]], "full": [[1.9, 2.1], [1.7, 1.9]]}
+    rows = [{"kind": kind, "scores": of, "score": sum(of) / 2} for kind, both in scores.items() for of in both]
+    # Means 1.1 and 1.5 vary by 0.08, two trainings by 0.02, of which half is in the mean of two.
+    assert module.spread(rows[:2]) == pytest.approx({"archs": 0.08**0.5, "trainings": 0.02**0.5, "archs_alone": 0.07**0.5})
+    assert [name for name, *_ in module.compare(rows)] == ["full - none", "none - random", "full - random"]
+    full_none, none_random, full_random = (rest for _, *rest in module.compare(rows))
+    assert full_none == pytest.approx([-0.2, (0.02 / 2 + 0.02 / 2) ** 0.5])
+    assert none_random == pytest.approx([0.8, (0.02 / 2 + 0.08 / 2) ** 0.5])
+    assert full_random == pytest.approx([0.6, (0.02 / 2 + 0.08 / 2) ** 0.5])

@@ -25,7 +25,8 @@ from ..evaluate import recalibrate_batchnorm
 from ..files import atomic_open, atomic_write
 from ..shapes import Cost, subsample
 from ..supernet import Supernet
-from ..train import name_of, train
+from ..task import name_of
+from ..train import train
 from .derive import Derived, Goal, derive_arch
 from .loop import Searcher
 from .monitor import Monitor

@@ -1,0 +1,79 @@
+"""What the tests of detectors and segmenters share: a tiny network, few scenes, and a config of two short epochs on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from yacs.config import CfgNode
+
+import mobile_cv_nas as nas
+from mobile_cv_nas.config import DETECTORS, load_config
+from mobile_cv_nas.data import build_data
+from mobile_cv_nas.data.scenes import write_digit_scenes
+from mobile_cv_nas.engine import start_runtime
+from mobile_cv_nas.task import Task
+from mobile_cv_nas.train import make_task, train
+
+HEADS = {
+    "faster_rcnn": ["HEAD.STRIDES", "[8, 16]", "HEAD.CHANNELS", "8"],
+    "retinanet": ["HEAD.STRIDES", "[8, 16]", "HEAD.CHANNELS", "8"],
+    "ssdlite": ["HEAD.STRIDES", "[8, 16]", "HEAD.CHANNELS", "16"],
+    "lraspp": ["HEAD.CHANNELS", "16"],
+    "deeplabv3": ["HEAD.CHANNELS", "16"],
+}
+
+
+def dense_arch(width: int = 4) -> nas.ArchDef:
+    """A network with maps at strides 2 to 32 and next to no parameters."""
+    stages = [
+        [["conv_k3", width, 2, 1]],
+        [["ir_k3", width, 2, 1, {"expansion": 2}]],
+        [["ir_k3_hs", 2 * width, 2, 1, {"expansion": 2}]],
+        [["ir_k3_se_hs", 2 * width, 2, 1, {"expansion": 2}]],
+        [["ir_k3", 4 * width, 2, 1, {"expansion": 2}]],
+    ]
+    return nas.ArchDef.parse({"name": "dense", "input_size": 64, "stages": stages})
+
+
+def few_scenes(folder: Path, train: int = 24, val: int = 6, test: int = 6) -> Path:
+    """digit_scenes of a few images."""
+    return write_digit_scenes(folder, {"train": train, "val": val, "test": test})
+
+
+def dense_cfg(head: str, root: Path, output: Path, *opts: str) -> CfgNode:
+    """A config of two epochs of three steps each, on the CPU."""
+    common = {
+        "HEAD.NAME": head, "HEAD.INPUT_SIZE": "64", "DATA.DATASET": "digit_scenes", "DATA.ROOT": str(root), "DATA.WORKERS": "0",
+        "OUTPUT_DIR": str(output), "RUNTIME.DEVICE": "cpu", "TRAIN.EPOCHS": "2", "TRAIN.BATCH_SIZE": "8", "TRAIN.LR": "0.02",
+        "TEST.BATCH_SIZE": "4",
+    }  # fmt: skip
+    common |= dict(zip(HEADS[head][::2], HEADS[head][1::2], strict=True)) | dict(zip(opts[::2], opts[1::2], strict=True))
+    return load_config(None, [text for pair in common.items() for text in pair])
+
+
+def train_dense(cfg: CfgNode, folder: Path, **options) -> dict:
+    """Trains `dense_arch` into a folder, which is made."""
+    folder.mkdir(exist_ok=True)
+    return train(cfg, dense_arch(), folder, **options)
+
+
+def is_detector(head: str) -> bool:
+    return head in DETECTORS
+
+
+def task_of(head: str, root: Path, *opts: str, weights: Mapping[str, Tensor] | None = None, label_size: int | None = None) -> Task:
+    """What `train_dense` trains, not yet trained."""
+    cfg = dense_cfg(head, root, root, *opts)
+    return make_task(cfg, dense_arch(), build_data(cfg), weights, start_runtime(cfg), label_size)
+
+
+def edit_annotations(root: Path, split: str, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes an annotation file."""
+    path = root / "annotations" / f"instances_{split}.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document)
+    path.write_text(json.dumps(document), encoding="utf-8")
