@@ -88,7 +88,7 @@ def run_training(cfg: CfgNode, resume: bool = False, heads: Sequence[str] = ("",
     """
     if cfg.HEAD.NAME not in heads:
         tools = dict.fromkeys(DETECTORS, "detector") | dict.fromkeys(SEGMENTERS, "segmenter") | {"": "net"}
-        here = f"one of {', '.join(heads)}" if any(heads) else "none"
+        here = ", ".join(heads) if any(heads) else "classifiers, with none"
         raise ConfigError(f"HEAD.NAME: {cfg.HEAD.NAME!r}, but this tool trains {here}; see tools/train_{tools[cfg.HEAD.NAME]}.py")
     if cfg.TRAIN.INIT == "inherit":
         arch, weights = load_start(cfg)

@@ -37,8 +37,8 @@ def own(scenes, tmp_path):
     [
         ("train_detector", "lraspp", "see tools/train_segmenter.py"),
         ("train_segmenter", "ssdlite", "see tools/train_detector.py"),
-        ("train_net", "ssdlite", "this tool trains none; see tools/train_detector.py"),
-        ("train_detector", "", "this tool trains one of faster_rcnn, retinanet, ssdlite; see tools/train_net.py"),
+        ("train_net", "ssdlite", "this tool trains classifiers, with none; see tools/train_detector.py"),
+        ("train_detector", "", "this tool trains faster_rcnn, retinanet, ssdlite; see tools/train_net.py"),
     ],
 )
 def test_a_head_for_another_tool(tmp_path, tool, head, reason):
