@@ -4,8 +4,6 @@ VENV   ?= .venv
 # of search, detect or segment; each has a default of its own
 CONFIG ?=
 ARGS   ?=
-# Threads that wait give way: two busy programs on two cores would otherwise spin against each other.
-export OMP_WAIT_POLICY ?= PASSIVE
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -28,6 +26,8 @@ detect: $(STAMP)
 segment: $(STAMP)
 	$(BIN)/python tools/train_segmenter.py --config-file $(or $(CONFIG),configs/segmentation/digit_scenes.yaml) $(ARGS)
 
+# Threads that wait give way: the tests run several programs at once, which would otherwise spin against each other.
+test: export OMP_WAIT_POLICY ?= PASSIVE
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
