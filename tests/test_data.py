@@ -360,5 +360,5 @@ def test_python_can_exit_while_a_loader_is_in_use(tmp_path):
         "batches = build_loader(cfg, build_data(cfg).train, 8, 4, True).epoch()\n"
         "print(len(next(batches)[1]), flush=True)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr

@@ -23,7 +23,7 @@ def wheel(tmp_path_factory):
     for name in ("mobile_cv_nas", *MAPPED):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", str(out), str(source)], check=True, timeout=300)
+    subprocess.run([*command, "--wheel-dir", str(out), str(source)], check=True, timeout=600)
     (built,) = out.glob("*.whl")
     return built
 
@@ -55,7 +55,7 @@ def run_python(code, cwd, **env):
     import os
 
     command = [sys.executable, "-W", "error::DeprecationWarning:mobile_cv_nas", "-c", code]
-    done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -47,7 +47,7 @@ def test_sigterm_saves_and_resume_finishes(tmp_path):
             assert time.monotonic() < end
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "--resume" in out
     done = run_tool("search_net", "--resume", *arguments[2:])
