@@ -114,7 +114,7 @@ def test_sampled_runs_one_size_and_its_gradient_reaches_two_gates() -> None:
         supernet.sample(1.0)
         gates = supernet.gates()
         order = gates.sizes.argsort(descending=True).tolist()
-        first, second = (supernet._head(supernet._blocks(nas.subsample(image, space.input_sizes[i]), gates)) for i in order[:2])
+        first, second = (supernet._run(nas.subsample(image, space.input_sizes[i]), gates) for i in order[:2])
         logits = supernet(image)
         torch.testing.assert_close(logits, first)
         direction = torch.randn_like(logits)
