@@ -33,6 +33,7 @@ __all__ = [
     "get_card",
     "inherit_weights",
     "list_models",
+    "load_head",
     "subsample",
 ]
 
@@ -50,6 +51,10 @@ def __getattr__(name: str) -> Any:
         from . import heads
 
         return getattr(heads, name)
+    if name == "load_head":
+        from .dense import load_head
+
+        return load_head
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

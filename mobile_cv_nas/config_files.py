@@ -86,7 +86,7 @@ def flatten(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def nearest(name: str, names: Sequence[str]) -> str:
     """A hint at the name that was meant."""
     if len(names) <= 8:
-        return "one of " + ", ".join(names)
+        return "one of " + ", ".join(known or '""' for known in names)
     close = difflib.get_close_matches(name[:80].upper(), names, 1, 0.5)
     return f"the nearest is {close[0]}" if close else "mobile_cv_nas/config.py lists all of them"
 

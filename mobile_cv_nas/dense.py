@@ -235,6 +235,8 @@ def run_head_test(cfg: CfgNode) -> str | None:
     """
     from tabulate import tabulate
 
+    if not cfg.MODEL.WEIGHTS.endswith(".safetensors"):
+        raise WeightsError(f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS!r}: name the model.safetensors of a trained detector or segmenter")
     network, content = load_head(cfg.MODEL.WEIGHTS)
     name, size = content["head"]["name"], content["head"]["input_size"]
     data, runtime = build_data(cfg), start_runtime(cfg)

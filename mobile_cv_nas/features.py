@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
+import logging
+import numbers
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .arch import ArchDef
 from .backbone import FeatureBackbone, dilate
 from .build import build_model
 from .files import InputError
+from .weights import WeightsError, load_weights
 
+_BODY = "backbone.body."  # of a backbone in a detector or a segmenter
+_LOG = logging.getLogger(__name__)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -25,7 +30,7 @@ class Features:
         backbone: a name of the zoo, an ArchDef, the path of an arch file; or a module that returns maps (a list, tuple or mapping)
             and has `feature_info`, with channels and strides as ours or as timm's.
         pretrained: load the network's published weights.
-        weights: a file to load; goes before `pretrained`.
+        weights: a file to load; goes before `pretrained`. Of a detector or a segmenter of this library its backbone is taken.
 
     Attributes:
         body: the module. One that was given is never changed: where it has to be, a copy of it is.
@@ -53,16 +58,21 @@ class Features:
 
     def _build(self, backbone: Any, pretrained: bool, weights: str | os.PathLike | None) -> FeatureBackbone:
         from .model_zoo.builder import find_arch
-        from .model_zoo.weights import load_weights
+        from .model_zoo.weights import load_weights as load_zoo_weights
 
         if not isinstance(backbone, (str, os.PathLike, ArchDef)):
             raise InputError(f"backbone: a {type(backbone).__name__}; give a name of the zoo, an ArchDef, an arch file or a feature module")
         arch, card = find_arch(backbone)
         network = build_model(arch)
+        state = None if weights is None else body_state(weights)
+        if state is not None:
+            features = FeatureBackbone(network)
+            load_body(features, state, str(weights))
+            return features
         if pretrained or weights is not None:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "the weights have .* classes")  # the classifier is dropped all the same
-                load_weights(network, card, weights)
+                load_zoo_weights(network, card, weights)
         if card is not None and card.in_channels == 3:
             self.mean, self.std = card.mean, card.std  # type: ignore[assignment]
         return FeatureBackbone(network)
@@ -70,8 +80,8 @@ class Features:
     def pick(self, strides: Sequence[int], what: str) -> None:
         """Keeps the last map of each of these strides. `what` begins the error."""
         known = ", ".join(map(str, dict.fromkeys(self.strides)))
-        given = tuple(strides) if isinstance(strides, Sequence) and not isinstance(strides, str) else (strides,)
-        if not given or any(isinstance(s, bool) or s not in self.strides for s in given):
+        given = tuple(strides) if isinstance(strides, Iterable) and not isinstance(strides, str) else (strides,)
+        if not given or any(isinstance(s, bool) or not isinstance(s, numbers.Integral) or s not in self.strides for s in given):
             raise InputError(f"{what} {_shown(given)}: the backbone has maps at strides {known}; choose from these")
         if list(given) != sorted(set(given)):
             raise InputError(f"{what} {_shown(given)}: give each once, in ascending order")
@@ -80,7 +90,7 @@ class Features:
     def pick_last(self, output_stride: int, low_stride: int | None = None) -> None:
         """Keeps the last map, at `output_stride` by dilation where it has to be, after the last one of `low_stride` if that is given."""
         known = ", ".join(map(str, dict.fromkeys(self.strides)))
-        if isinstance(output_stride, bool) or output_stride not in self.strides:
+        if isinstance(output_stride, bool) or not isinstance(output_stride, int) or output_stride not in self.strides:
             raise InputError(f"output_stride {output_stride!r}: the backbone has maps at strides {known}; choose from these")
         indices = [len(self.strides) - 1]
         if low_stride is not None:
@@ -126,6 +136,38 @@ class Features:
                     freeze_norms(block)
         if norm:
             freeze_norms(self.body)
+
+
+def body_state(path: str | os.PathLike) -> dict[str, Tensor] | None:
+    """The backbone in a file that tools/train_detector.py or tools/train_segmenter.py wrote; None for any other file."""
+    if not str(path).lower().endswith(".safetensors"):
+        return None
+    state, content = load_weights(path)
+    return {name.removeprefix(_BODY): value for name, value in state.items() if name.startswith(_BODY)} if "head" in content else None
+
+
+def load_body(features: FeatureBackbone, state: Mapping[str, Tensor], source: str) -> None:
+    """Loads the blocks that a head was trained on; those that it had no use for start at random, with a warning.
+
+    Raises WeightsError naming the first name or shape that does not fit.
+    """
+    own = features.state_dict()
+    for name, value in state.items():
+        if name not in own or own[name].shape != value.shape:
+            shape = f"is {tuple(own[name].shape)} here, not {tuple(value.shape)}" if name in own else "does not exist here"
+            raise WeightsError(f"{source}: {name} {shape}: the weights of another arch")
+    blocks = {_block(name) for name in state}
+    for name in own:  # a frozen norm counts no batches
+        if name not in state and _block(name) in blocks and not name.endswith("num_batches_tracked"):
+            raise WeightsError(f"{source}: misses {name}: the weights of another arch")
+    missing = sorted({_block(name) for name in own} - blocks)
+    if missing:
+        _LOG.warning("%s: without %s, which start at random", source, ", ".join(missing))
+    features.load_state_dict(dict(state), strict=False)
+
+
+def _block(name: str) -> str:
+    return ".".join(name.split(".")[:2])
 
 
 def describe(module: nn.Module) -> tuple[list[int], list[int]]:

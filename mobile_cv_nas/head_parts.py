@@ -88,10 +88,12 @@ def check_targets(model: nn.Module, args: tuple, kwargs: dict[str, Any], num_cla
     images = args[0] if args else kwargs.get("images", ())
     if targets is None or len(targets) != len(images):
         raise InputError(f"targets: {'none' if targets is None else len(targets)} for {len(images)} images; training needs one for each")
-    labels = [target["labels"] for target in targets]
+    if not len(targets):
+        raise InputError("images: none; give one or more")
     for index, target in enumerate(targets):
-        if len(target["boxes"]) != len(labels[index]):
-            raise InputError(f"image {index} of the batch: {len(target['boxes'])} boxes and {len(labels[index])} labels; give one each")
+        _check_target(target, f"image {index} of the batch")
+    _check_boxes(images, targets)
+    labels = [target["labels"] for target in targets]
     together = torch.cat(labels)
     if not ((together < 1) | (together > num_classes)).any():  # one wait for the device, not one an image
         return
@@ -99,6 +101,40 @@ def check_targets(model: nn.Module, args: tuple, kwargs: dict[str, Any], num_cla
         for label in values.tolist():
             if not 1 <= label <= num_classes:
                 raise InputError(f"image {index} of the batch: label {label} is not one of 1 to {num_classes} (0 is the background)")
+
+
+def _check_target(target: Mapping[str, Any], where: str) -> None:
+    """Keys, types and shapes."""
+    for key in ("boxes", "labels"):
+        if not isinstance(target, Mapping) or not isinstance(target.get(key), Tensor):
+            raise InputError(f"{where}: no tensor of {key}; give boxes (n, 4) and labels (n,)")
+    boxes, labels = target["boxes"], target["labels"]
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
+        raise InputError(f"{where}: boxes of shape {tuple(boxes.shape)}, {boxes.dtype}; give (n, 4) of floating point, n may be 0")
+    if labels.ndim != 1 or labels.dtype != torch.int64:
+        raise InputError(f"{where}: labels of shape {tuple(labels.shape)}, {labels.dtype}; give (n,) of int64")
+    if len(boxes) != len(labels):
+        raise InputError(f"{where}: {len(boxes)} boxes and {len(labels)} labels; give one each")
+
+
+def _check_boxes(images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> None:
+    """Finite, of some area, and not wholly outside the image (augmentation may leave a box that reaches out)."""
+    boxes = torch.cat([target["boxes"] for target in targets])
+    sizes = torch.tensor([[image.shape[-1], image.shape[-2]] for image in images], device=boxes.device)
+    limits = sizes.repeat_interleave(torch.tensor([len(target["boxes"]) for target in targets], device=boxes.device), dim=0)
+    bad = ~(torch.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+    bad |= (boxes[:, :2] >= limits).any(1) | (boxes[:, 2:] <= 0).any(1)
+    if not bad.any():  # one wait for the device, not one an image
+        return
+    first = int(bad.nonzero()[0])
+    for index, (image, target) in enumerate(zip(images, targets)):
+        if first < len(target["boxes"]):
+            box = ", ".join(f"{value:g}" for value in target["boxes"][first].tolist())
+            raise InputError(
+                f"image {index} of the batch: box {first} ({box}) in an image of {image.shape[-1]}x{image.shape[-2]} pixels; "
+                "give x1, y1, x2, y2 in pixels, not outside it, x1 < x2 and y1 < y2"
+            )
+        first -= len(target["boxes"])
 
 
 def no_background(head: nn.Module, args: tuple, outputs: dict[str, Tensor]) -> None:
@@ -110,7 +146,10 @@ def no_background(head: nn.Module, args: tuple, outputs: dict[str, Tensor]) -> N
 def check_batch(model: nn.Module, args: tuple) -> None:
     """A hook before `forward`: DeepLabV3 pools each image to one pixel and normalises over the batch."""
     if model.training and args and len(args[0]) < 2:
-        raise InputError("deeplabv3: a batch of one image: its norm of pooled values needs two or more in training; drop the last batch")
+        raise InputError(
+            "deeplabv3: a batch of one image: its norm of pooled values needs two or more in each forward pass of training; "
+            "use a larger batch (TRAIN.BATCH_SIZE over the processes and RUNTIME.ACCUMULATE)"
+        )
 
 
 def own_options(head: str, kind: type, options: dict[str, Any], **own: Any) -> dict[str, Any]:
@@ -118,7 +157,7 @@ def own_options(head: str, kind: type, options: dict[str, Any], **own: Any) -> d
     known = sorted({*own, *inspect.signature(kind).parameters} - _MADE)
     for name in options:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1, 0.4)
+            close = ["input_size"] if name in ("min_size", "max_size", "size") else difflib.get_close_matches(name, known, 1, 0.6)
             hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known) or 'none'}"
             raise InputError(f"{head}: no such option {name!r}; {hint}")
     return {name: options.pop(name, default) for name, default in own.items()}

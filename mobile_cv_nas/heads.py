@@ -48,7 +48,7 @@ def build_detector(
             head adds coarser maps to these: one for faster_rcnn, two for retinanet, for ssdlite as many as are 2 pixels wide or more.
         channels: of the pyramid, or of ssdlite's added maps; a multiple of 8. None is 64, or 128 for ssdlite.
         pretrained: start from the network's published weights.
-        weights: a file to start from; goes before `pretrained`.
+        weights: a file to start from; goes before `pretrained`. Of a detector or a segmenter of this library its backbone is taken.
         frozen_stages: so many first stages of the arch keep weights and norm statistics.
         frozen_norm: every norm of the backbone keeps its statistics and its affine part.
         options: of torchvision's class, such as score_thresh (faster_rcnn: box_score_thresh), image_mean, image_std; beside them
@@ -116,6 +116,10 @@ def build_segmenter(
     width = 128 if channels is None else channels
     positive(channels=width)
     features = Features(backbone, pretrained, weights)
+    if head == "lraspp":
+        positive(low_stride=low_stride)
+    elif low_stride != 8:
+        raise InputError(f"{head}: low_stride {low_stride!r}: it is lraspp's; leave it out")
     features.pick_last(output_stride, low_stride if head == "lraspp" else None)
     features.freeze(frozen_stages, frozen_norm)
     return build(features, num_classes, width, options)
@@ -256,6 +260,6 @@ _CHANNELS = {"faster_rcnn": 64, "retinanet": 64, "ssdlite": 128}
 
 
 def _choose(head: str, builders: Mapping[str, Callable[..., nn.Module]]) -> Callable[..., nn.Module]:
-    if head not in builders:
+    if not isinstance(head, str) or head not in builders:
         raise InputError(f"head {head!r}: no such head; {nearest(str(head), list(builders))}")
     return builders[head]

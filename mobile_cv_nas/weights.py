@@ -104,9 +104,9 @@ def find_arch(name: str) -> ArchDef:
         raise WeightsError("MODEL.ARCH: empty; name an arch file or a network of the zoo")
     if name.lower().endswith((".yaml", ".yml")) or "/" in name:
         return ArchDef.load(name)
-    from . import model_zoo
+    from .model_zoo import get_arch
 
-    return model_zoo.get_arch(name)
+    return get_arch(name)
 
 
 def load_network(cfg: CfgNode) -> tuple[Network, list[str]]:
@@ -119,12 +119,12 @@ def load_network(cfg: CfgNode) -> tuple[Network, list[str]]:
     if not path:
         raise WeightsError('MODEL.WEIGHTS: empty; name a .safetensors file, or "pretrained" for a network of the zoo')
     if not path.lower().endswith(".safetensors"):
-        from . import model_zoo
+        from .model_zoo import fbnet_builder
 
         if not cfg.MODEL.ARCH:
             raise WeightsError(f"MODEL.ARCH: empty, and {path} brings no arch; name one")
         pretrained = path == "pretrained"
-        return model_zoo.fbnet_builder(cfg.MODEL.ARCH, pretrained, weights=None if pretrained else path), []
+        return fbnet_builder(cfg.MODEL.ARCH, pretrained, weights=None if pretrained else path), []
     state, content = load_weights(path)
     if "head" in content:
         raise WeightsError(f"{path}: the weights of {_head_name(content)}, not of a classifier")

@@ -14,8 +14,10 @@ from helpers import image_folder, quick_cfg
 from PIL import Image
 
 from mobile_cv_nas.config import load_config
-from mobile_cv_nas.data import DataError, build_data, build_loader
+from mobile_cv_nas.data import DataError, Split, build_data, build_loader
+from mobile_cv_nas.data.annotations import Boxes
 from mobile_cv_nas.data.images import BadImage, affine_batch, decode
+from mobile_cv_nas.data.sources import Source
 
 
 def folder_cfg(root, *opts):
@@ -362,3 +364,17 @@ def test_python_can_exit_while_a_loader_is_in_use(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
+
+
+def test_a_very_long_image_keeps_its_boxes(tmp_path):
+    """Of one with a class the middle is taken, before it is resized; places in it must not move."""
+    Image.fromarray(np.zeros((10, 90, 3), np.uint8)).save(tmp_path / "long.png")
+    assert decode(tmp_path / "long.png").size == (80, 10)
+    boxes = Boxes(1, (90, 10), np.array([[0, 0, 90, 10]], np.float32), np.array([1]), np.array([False]))
+    source = Source([str(tmp_path / "long.png")], [boxes], "boxes")
+    cfg = load_config(None, ["DATA.DATASET", "digit_scenes", "HEAD.NAME", "ssdlite", "DATA.WORKERS", "0"])
+    loader = build_loader(cfg, Split(source, (0,)), 64, 1, True)
+    ((images, targets),) = loader.epoch()
+    assert images[0].shape == (3, 10, 90)
+    assert targets[0]["boxes"].tolist() == [[0, 0, 90, 10]]
+    assert not loader.skipped

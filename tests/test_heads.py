@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.backbone import FeatureBackbone, dilate
+from mobile_cv_nas.files import InputError
 from mobile_cv_nas.weights import save_weights
 
 DETECTORS = ("faster_rcnn", "retinanet", "ssdlite")
@@ -91,7 +94,8 @@ def test_detections(head):
 @pytest.mark.parametrize("head", SEGMENTERS)
 @pytest.mark.parametrize(("output_stride", "low_stride"), [(32, 8), (16, 4), (8, 8)])
 def test_segmentations(head, output_stride, low_stride):
-    model = build(head, SMALL, output_stride=output_stride, low_stride=low_stride).eval()
+    strides = {"low_stride": low_stride} if head == "lraspp" else {}
+    model = build(head, SMALL, output_stride=output_stride, **strides).eval()
     with torch.inference_mode():
         assert model(torch.randn(1, 3, 75, 90))["out"].shape == (1, 4, 75, 90)
         maps = model.backbone(torch.randn(1, 3, 75, 90))
@@ -493,3 +497,70 @@ def test_a_norm_without_a_frozen_form():
     module.c = Own(8)
     with pytest.raises(ValueError, match="frozen_norm: c is a Own, of which no frozen form is known"):
         nas.build_detector("ssdlite", module, 3, strides=(8, 16), frozen_norm=True)
+
+
+# -- weights of heads, and what is amiss ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["lraspp", "deeplabv3", "ssdlite"])
+def test_the_backbone_of_a_trained_head_starts_another(tmp_path, head):
+    arch = nas.get_arch(SMALL)
+    trained = nas.build_segmenter("lraspp", SMALL, 3)
+    for parameter in trained.parameters():
+        torch.nn.init.normal_(parameter)
+    save_weights(tmp_path / "m.safetensors", trained.state_dict(), arch, ["a", "b", "c"], head={"name": "lraspp"})
+    build = nas.build_detector if head == "ssdlite" else nas.build_segmenter
+    model = build(head, SMALL, 7, weights=tmp_path / "m.safetensors")
+    own = model.backbone.body.state_dict()
+    assert own
+    assert all(torch.equal(value, trained.backbone.body.state_dict()[name]) for name, value in own.items())
+    with pytest.raises(InputError, match=r"m\.safetensors: blocks\.\S+ .* the weights of another arch"):
+        build(head, "FBNetV2_F0", 7, weights=tmp_path / "m.safetensors")
+
+
+def test_blocks_that_a_head_had_no_use_for_start_at_random(tmp_path, caplog):
+    trained = nas.build_detector("ssdlite", SMALL, 3, strides=(8, 16), frozen_norm=True)
+    save_weights(tmp_path / "m.safetensors", trained.state_dict(), nas.get_arch(SMALL), list("abc"), head={"name": "ssdlite"})
+    with caplog.at_level(logging.WARNING):
+        model = nas.build_segmenter("lraspp", SMALL, 3, weights=tmp_path / "m.safetensors")
+    assert "which start at random" in caplog.text
+    stem = "blocks.s0b0.conv.weight"
+    assert torch.equal(model.backbone.body.state_dict()[stem], trained.backbone.body.state_dict()[stem])
+
+
+BOXES, LABELS = torch.tensor([[1.0, 2.0, 30.0, 40.0]]), torch.tensor([1])
+BAD_TARGETS = [
+    ({"boxes": BOXES}, "no tensor of labels"),
+    ({"labels": LABELS}, "no tensor of boxes"),
+    ({"boxes": BOXES, "labels": [1]}, "no tensor of labels"),
+    ({"boxes": BOXES, "labels": LABELS.float()}, r"labels of shape \(1,\), torch.float32; give \(n,\) of int64"),
+    ({"boxes": torch.zeros(0), "labels": LABELS[:0]}, r"boxes of shape \(0,\)"),
+    ({"boxes": BOXES.int(), "labels": LABELS}, "boxes of shape .* torch.int32"),
+    ({"boxes": BOXES * float("nan"), "labels": LABELS}, "box 0 .* in an image of 64x48 pixels"),
+    ({"boxes": BOXES + 500, "labels": LABELS}, r"box 0 \(501, 502, 530, 540\) in an image of 64x48 pixels"),
+    ({"boxes": BOXES.flip(1), "labels": LABELS}, r"box 0 .*, x1 < x2 and y1 < y2"),
+]
+
+
+@pytest.mark.parametrize(("target", "match"), BAD_TARGETS)
+def test_targets_that_are_amiss(target, match):
+    model = nas.build_detector("ssdlite", SMALL, 3, input_size=64)
+    good = {"boxes": BOXES, "labels": LABELS}
+    with pytest.raises(InputError, match=f"image 1 of the batch: {match}"):
+        model([torch.rand(3, 48, 64)] * 2, [good, target])
+    with pytest.raises(InputError, match="images: none"):
+        model([], [])
+
+
+def test_arguments_of_odd_types():
+    with pytest.raises(InputError, match="no such head"):
+        nas.build_detector(["ssdlite"], SMALL, 3)
+    with pytest.raises(InputError, match="low_stride None: give a whole number"):
+        nas.build_segmenter("lraspp", SMALL, 3, low_stride=None)
+    with pytest.raises(InputError, match="low_stride 4: it is lraspp's"):
+        nas.build_segmenter("deeplabv3", SMALL, 3, low_stride=4)
+    with pytest.raises(InputError, match=r"output_stride 16\.0"):
+        nas.build_segmenter("deeplabv3", SMALL, 3, output_stride=16.0)
+    with pytest.raises(InputError, match="no such option 'min_size'; did you mean input_size"):
+        nas.build_detector("faster_rcnn", SMALL, 3, min_size=300)
+    assert len(nas.build_detector("ssdlite", SMALL, 3, strides=np.array([16, 32])).backbone.body.feature_info.strides) == 2

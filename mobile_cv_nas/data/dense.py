@@ -13,6 +13,8 @@ from yacs.config import CfgNode
 from .images import AFFINE, BadImage
 from .sources import Data, DataError, Source, Split
 
+MAX_LENGTH = 32  # of an image for a detector, in its widths
+
 
 def build_dense(cfg: CfgNode, kind: str) -> Data:
     """The data set of `cfg.DATA` with `boxes` or `masks`, as its annotations have them; no image file is opened yet.
@@ -109,6 +111,8 @@ class BoxTransform(_Joint):
 
         if image.size != tuple(target.size):
             raise BadImage(f"is {image.size[0]}x{image.size[1]}, its annotations say {target.size[0]}x{target.size[1]}")
+        if max(image.size) > MAX_LENGTH * min(image.size):  # resized to the network's input, nothing would be left of it
+            raise BadImage(f"is {image.size[0]}x{image.size[1]}: more than {MAX_LENGTH} times as long as wide")
         convert = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
         if not self.train:
             return v2.Compose(convert)(image).as_subclass(Tensor), target

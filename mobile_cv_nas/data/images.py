@@ -22,8 +22,11 @@ class BadImage(Exception):
     """An image that cannot be used, and why."""
 
 
-def decode(image: Any) -> Any:
-    """A PIL image in RGB from a path or a uint8 array (H, W, 3). Raises BadImage, and nothing else, for a bad one."""
+def decode(image: Any, whole: bool = False) -> Any:
+    """A PIL image in RGB from a path or a uint8 array (H, W, 3); of a very long one its middle, unless `whole`.
+
+    Raises BadImage, and nothing else, for a bad one.
+    """
     from PIL import Image
 
     if isinstance(image, np.ndarray):
@@ -35,7 +38,8 @@ def decode(image: Any) -> Any:
                 width, height = opened.size
                 if width * height > MAX_PIXELS:
                     raise BadImage(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
-                return _middle(_to_rgb(opened))
+                found = _to_rgb(opened)
+                return found if whole else _middle(found)
     except BadImage:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything for damaged data

@@ -78,7 +78,7 @@ class _Reader(Dataset):
             place = (position + offset) % len(indices)
             index = indices[place]
             try:
-                image = decode(source.images[index])
+                image = decode(source.images[index], whole=source.kind != "classes")  # labels are of places in the whole
                 if not self.train:
                     return self.transform(image, source.labels[index])
                 with torch.random.fork_rng(devices=[]):
