@@ -219,7 +219,7 @@ def run_summary(cfg: CfgNode) -> str:
         return str(summarize(network.arch, network.classifier.out_features))
     arch = find_arch(cfg.MODEL.ARCH)
     if arch.name == cfg.MODEL.ARCH:
-        from . import model_zoo
+        from .model_zoo import get_card
 
-        return str(summarize(arch, model_zoo.get_card(arch.name).classes))
+        return str(summarize(arch, get_card(arch.name).classes))
     return str(summarize(arch, build_data(cfg).num_classes))
