@@ -82,7 +82,7 @@ def evaluate_boxes(network: nn.Module, batches: Any, classes: Sequence[str], run
 
 
 class DetectorLosses:
-    """The sum of what a torchvision detector returns in training; see `Task.loss`."""
+    """The sum of what a torchvision detector returns in training; see `Objective.loss`."""
 
     loss_name = "sum of the detector's losses"
 
@@ -128,7 +128,7 @@ class Segmentation(_Dense):
 
 
 class PixelCrossEntropy:
-    """The loss of {"out": logits (N, classes, H, W)} under masks (N, H', W'), 255 left out; see `Task.loss`."""
+    """The loss of {"out": logits (N, classes, H, W)} under masks (N, H', W'), 255 left out; see `Objective.loss`."""
 
     loss_name = "cross-entropy"
 

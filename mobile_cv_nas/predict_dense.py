@@ -88,10 +88,10 @@ def _output(task: str, image: str | os.PathLike, weights: str | os.PathLike, out
 
 def open_image(path: str | os.PathLike) -> Image:
     """An image file in RGB, turned as its camera says. Raises InputError."""
-    from .data.images import _to_rgb
+    from .data.images import to_rgb
     from .model_zoo.predict import read_image
 
-    return _to_rgb(read_image(path))
+    return to_rgb(read_image(path))
 
 
 def _load(task: str, weights: str | os.PathLike) -> tuple[torch.nn.Module, dict[str, Any]]:

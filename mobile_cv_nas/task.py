@@ -104,7 +104,7 @@ class Task:
 
 
 class CrossEntropy:
-    """The loss of logits (N, classes) under labels (N,), smoothed and mixed as `cfg` says; see `Task.loss`."""
+    """The loss of logits (N, classes) under labels (N,), smoothed and mixed as `cfg` says; see `Objective.loss`."""
 
     loss_name = "cross-entropy"
 

@@ -2,12 +2,11 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
 import torch
-from dense_runs import HEADS, dense_arch, dense_cfg, edit_annotations, few_scenes, is_detector, task_of, train_dense
+from dense_runs import HEADS, dense_arch, dense_cfg, edit_annotations, is_detector, task_of, train_dense
 from helpers import quick_cfg, read_metrics
 from PIL import Image
 
@@ -26,17 +25,6 @@ from mobile_cv_nas.weights import WeightsError
 
 STEPS = 3  # an epoch of dense_cfg
 DETECTED, SEGMENTED = ("ap", "ap50", "ap75"), ("loss", "pixel_accuracy", "miou")
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return few_scenes(tmp_path_factory.mktemp("data") / "scenes")
-
-
-@pytest.fixture
-def own(scenes, tmp_path):
-    """A copy of the scenes, to be spoiled."""
-    return shutil.copytree(scenes, tmp_path / "scenes")
 
 
 # -- results ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from dense_runs import HEADS, dense_arch, dense_cfg, edit_annotations, few_scenes, task_of
+from dense_runs import HEADS, dense_arch, dense_cfg, edit_annotations, task_of
 from helpers import quick_cfg, run_tool
 from PIL import Image
 
@@ -16,18 +16,6 @@ from mobile_cv_nas.engine import start_runtime
 from mobile_cv_nas.files import InputError
 from mobile_cv_nas.task import Classification
 from mobile_cv_nas.train import make_task, run_training
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return few_scenes(tmp_path_factory.mktemp("data") / "scenes")
-
-
-@pytest.fixture
-def own(scenes, tmp_path):
-    """A copy of the scenes, to be spoiled."""
-    return shutil.copytree(scenes, tmp_path / "scenes")
-
 
 # -- what is refused ----------------------------------------------------------------------------------
 

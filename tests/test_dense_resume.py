@@ -1,11 +1,10 @@
 """Training of detectors and segmenters: interruptions, faults, and weights to start from."""
 
 import logging
-import shutil
 
 import pytest
 import torch
-from dense_runs import dense_arch, dense_cfg, edit_annotations, few_scenes, task_of, train_dense
+from dense_runs import dense_arch, dense_cfg, edit_annotations, task_of, train_dense
 from helpers import StopAfter, digests, quick_cfg, read_metrics
 from PIL import Image
 
@@ -18,17 +17,6 @@ from mobile_cv_nas.train import run_training
 from mobile_cv_nas.weights import WeightsError, load_start, load_weights, save_weights
 
 STEPS = 3  # an epoch of dense_cfg
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return few_scenes(tmp_path_factory.mktemp("data") / "scenes")
-
-
-@pytest.fixture
-def own(scenes, tmp_path):
-    """A copy of the scenes, to be spoiled."""
-    return shutil.copytree(scenes, tmp_path / "scenes")
 
 
 # -- faults -------------------------------------------------------------------------------------------

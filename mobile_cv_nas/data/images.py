@@ -38,7 +38,7 @@ def decode(image: Any, whole: bool = False) -> Any:
                 width, height = opened.size
                 if width * height > MAX_PIXELS:
                     raise BadImage(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
-                found = _to_rgb(opened)
+                found = to_rgb(opened)
                 return found if whole else _middle(found)
     except BadImage:
         raise
@@ -51,7 +51,8 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _to_rgb(image: Any) -> Any:
+def to_rgb(image: Any) -> Any:
+    """A PIL image of any mode in RGB, 16-bit and floating point scaled to 8 bits."""
     from PIL import Image
 
     if image.mode == "RGB":

@@ -1,0 +1,19 @@
+"""Fixtures of several test files."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from dense_runs import few_scenes
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    """digit_scenes of a few images, to be read only."""
+    return few_scenes(tmp_path_factory.mktemp("data") / "scenes")
+
+
+@pytest.fixture
+def own(scenes: Path, tmp_path: Path) -> Path:
+    """A copy of the scenes, to be spoiled."""
+    return shutil.copytree(scenes, tmp_path / "scenes")
