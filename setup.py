@@ -6,9 +6,6 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
-# Top-level folders which are imported as subpackages of mobile_cv_nas.
-MAPPED = {"mobile_cv_nas.model_zoo": "model_zoo", "mobile_cv_nas.configs": "configs"}
-
 TIMM = ["timm>=1.0"]
 COCO = ["pycocotools>=2.0.7"]
 TEST = [
@@ -33,8 +30,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    package_dir=MAPPED,
-    packages=[*find_packages(include=["mobile_cv_nas", "mobile_cv_nas.*"]), *MAPPED],
+    # mobile_cv_nas/model_zoo and mobile_cv_nas/configs are links to the top-level folders of those names.
+    package_dir={"": "."},
+    packages=find_packages(include=["mobile_cv_nas", "mobile_cv_nas.*"]),
     package_data={"": ["*.yaml", "**/*.yaml", "**/*.safetensors", "py.typed"]},
     include_package_data=False,
     install_requires=[

@@ -27,8 +27,8 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.choice import Gates
-from mobile_cv_nas.layers import ConvNormAct
+from mobile_cv_nas.nn.choice import Gates
+from mobile_cv_nas.nn.layers import ConvNormAct
 
 STAGES = ((32, 3), (32, 3), (32, 3), (64, 2))  # channels and blocks; the hidden width is EXPANSION times the channels
 EXPANSION, LAST, CLASSES = 3, 256, 100

@@ -22,7 +22,7 @@ from _measure import machine
 from tabulate import tabulate
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.report_space import find_space
+from mobile_cv_nas.report.space import find_space
 
 VARIANTS = {
     "none": ("none", False),

@@ -25,7 +25,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.report_space import find_space
+from mobile_cv_nas.report.space import find_space
 
 CLASSES = 100
 

@@ -29,13 +29,13 @@ from tabulate import tabulate
 from torch import Tensor
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.checkpoint import RunFolder, StopRequest
-from mobile_cv_nas.config import load_config
+from mobile_cv_nas.config.keys import load_config
 from mobile_cv_nas.data import Data, build_data
-from mobile_cv_nas.data.sources import Source, Split
-from mobile_cv_nas.engine import open_run, start_runtime
+from mobile_cv_nas.data.data_set import Source, Split
+from mobile_cv_nas.engine.checkpoint import RunFolder, StopRequest
+from mobile_cv_nas.engine.runtime import open_run, start_runtime
 from mobile_cv_nas.search import search
-from mobile_cv_nas.train import train
+from mobile_cv_nas.training.trainer import train
 
 SIDE = 16
 TRAININGS = 2  # of each arch

@@ -8,9 +8,9 @@ def config_path(name: str) -> Path:
 
     Raises FileNotFoundError, which lists the shipped files of that folder.
     """
-    root = Path(__file__).parent
+    root = Path(__file__).parent.resolve()
     path = root / name
-    if path.suffix != ".yaml" or not path.is_file() or root not in path.resolve().parents:
+    if path.suffix != ".yaml" or not path.is_file() or ".." in path.parts:
         shipped = ", ".join(sorted(str(file.relative_to(root)) for file in root.rglob("*.yaml")))
         raise FileNotFoundError(f"no shipped file {name!r}; there are: {shipped}")
     return path

@@ -3,12 +3,12 @@
 from typing import Any
 
 from .arch import ArchDef, ArchError, BlockDef, SearchSpace
-from .blocks import BLOCKS
-from .build import Network, build_model, build_supernet
-from .choice import Choice
-from .counting import count
-from .shapes import Cost, subsample
-from .supernet import Supernet, inherit_weights
+from .networks.build import Network, build_model, build_supernet
+from .networks.counting import count
+from .networks.supernet import Supernet, inherit_weights
+from .nn.blocks import BLOCKS
+from .nn.choice import Choice
+from .nn.shapes import Cost, subsample
 from .timm_hook import register_with_timm
 
 __version__ = "0.1.0"
@@ -48,11 +48,11 @@ def __getattr__(name: str) -> Any:
 
         return getattr(model_zoo, name)
     if name in _HEADS:
-        from . import heads
+        from .tasks import detectors as heads
 
         return getattr(heads, name)
     if name == "load_head":
-        from .dense import load_head
+        from .tasks.dense import load_head
 
         return load_head
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

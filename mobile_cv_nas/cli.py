@@ -13,8 +13,8 @@ from typing import NoReturn
 from yacs.config import CfgNode
 
 from .arch import ArchError
-from .config import load_config
-from .files import InputError
+from .config.keys import load_config
+from .errors import InputError
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -31,7 +31,7 @@ def main(
     0 done (also after a stop by signal that was saved); 2 bad input, told in one line on stderr; 1 anything else.
     """
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", metavar="FILE", help="YAML file of keys; see mobile_cv_nas/config.py")
+    parser.add_argument("--config-file", metavar="FILE", help="YAML file of keys; see mobile_cv_nas/config/keys.py")
     if resumable:
         parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys set after the file: TRAIN.EPOCHS 10 ...")

@@ -14,23 +14,13 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from .errors import FileError
+
 MAX_DEPTH = 32  # nesting of lists and mappings; the deepest file of this project has 6
 MAX_NODES = 50_000  # scalars, lists and mappings together: bounds time and memory
 
 
 TEMPORARY = ".tmp"  # how the names of unfinished files end
-
-
-class InputError(ValueError):
-    """Anything the user can put right: the command lines print it as one line and exit with code 2."""
-
-    def __init__(self, message: object = ""):
-        # keys and names come from files: a line break or an escape sequence in one must not reach a terminal
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message)))
-
-
-class FileError(InputError):
-    """A file that cannot be read, written or trusted."""
 
 
 # -- reading ------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from mobile_cv_nas.arch import ArchDef
-from mobile_cv_nas.backbone import FeatureBackbone
-from mobile_cv_nas.build import build_model
+from mobile_cv_nas.networks.backbone import FeatureBackbone
+from mobile_cv_nas.networks.build import build_model
 
 from .card import Card, ZooError, get_card
 from .weights import load_weights

@@ -12,7 +12,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from mobile_cv_nas.arch import ArchDef
-from mobile_cv_nas.files import InputError, parse_yaml
+from mobile_cv_nas.errors import InputError
+from mobile_cv_nas.files import parse_yaml
 
 if TYPE_CHECKING:
     from torch import nn

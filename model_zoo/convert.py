@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from mobile_cv_nas.build import build_model
-from mobile_cv_nas.weights import WeightsError, save_weights
+from mobile_cv_nas.networks.build import build_model
+from mobile_cv_nas.weights.file import WeightsError, save_weights
 
 from .builder import find_arch
 from .weights import file_sha256, read_weights

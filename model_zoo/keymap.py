@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from mobile_cv_nas.blocks import IRPool, Skip
-from mobile_cv_nas.build import Network
+from mobile_cv_nas.networks.build import Network
+from mobile_cv_nas.nn.blocks import IRPool, Skip
 
 RELEASED_PREFIX = "backbone.stages."
 _BLOCK = re.compile(r"s(\d+)b(\d+)")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mobile_cv_nas.files import InputError
+from mobile_cv_nas.errors import InputError
 
 from .builder import fbnet_builder
 from .card import Card, get_card

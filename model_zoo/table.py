@@ -9,11 +9,11 @@ from typing import Any
 from tabulate import tabulate
 from torch import nn
 
-from mobile_cv_nas.backbone import FeatureBackbone
-from mobile_cv_nas.build import build_model
-from mobile_cv_nas.counting import count, count_detector
 from mobile_cv_nas.files import parse_yaml
-from mobile_cv_nas.heads import build_detector, build_segmenter
+from mobile_cv_nas.networks.backbone import FeatureBackbone
+from mobile_cv_nas.networks.build import build_model
+from mobile_cv_nas.networks.counting import count, count_detector
+from mobile_cv_nas.tasks.detectors import build_detector, build_segmenter
 
 from .card import Card, all_cards, get_card
 

@@ -14,8 +14,8 @@ from timm.models import register_model
 from timm.models._features import FeatureInfo
 from torch import nn
 
-from mobile_cv_nas.backbone import FeatureBackbone, stride_maps
-from mobile_cv_nas.build import Network
+from mobile_cv_nas.networks.backbone import FeatureBackbone, stride_maps
+from mobile_cv_nas.networks.build import Network
 
 from .builder import fbnet_builder
 from .card import Card, ZooError, all_cards

@@ -21,10 +21,10 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from mobile_cv_nas.build import Network, build_model
-from mobile_cv_nas.files import InputError
-from mobile_cv_nas.weights import MAX_BYTES, WeightsError
-from mobile_cv_nas.weights import load_weights as load_safetensors
+from mobile_cv_nas.errors import InputError
+from mobile_cv_nas.networks.build import Network, build_model
+from mobile_cv_nas.weights.file import MAX_BYTES, WeightsError
+from mobile_cv_nas.weights.file import load_weights as load_safetensors
 
 from .card import Card
 from .keymap import RELEASED_PREFIX, from_released, from_torchvision

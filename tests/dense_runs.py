@@ -11,12 +11,12 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.config import DETECTORS, load_config
+from mobile_cv_nas.config.keys import DETECTORS, load_config
 from mobile_cv_nas.data import build_data
-from mobile_cv_nas.data.scenes import write_digit_scenes
-from mobile_cv_nas.engine import start_runtime
-from mobile_cv_nas.task import Task
-from mobile_cv_nas.train import make_task, train
+from mobile_cv_nas.data.digit_scenes import write_digit_scenes
+from mobile_cv_nas.engine.runtime import start_runtime
+from mobile_cv_nas.tasks.task import Task
+from mobile_cv_nas.training.trainer import make_task, train
 
 HEADS = {
     "faster_rcnn": ["HEAD.STRIDES", "[8, 16]", "HEAD.CHANNELS", "8"],

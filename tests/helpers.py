@@ -21,10 +21,10 @@ from PIL import Image
 from yacs.config import CfgNode
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.checkpoint import StopRequest
 from mobile_cv_nas.cli import main
-from mobile_cv_nas.config import load_config
-from mobile_cv_nas.train import run_training
+from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.engine.checkpoint import StopRequest
+from mobile_cv_nas.training.trainer import run_training
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ("model.safetensors", "metrics.jsonl", "result.json", "arch.yaml")
@@ -86,7 +86,7 @@ def run_tool(name: str, *args: str, cwd: Path | None = None) -> Done:
 
 # Processes of their own are forked from one that has done the imports, and nothing else.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["mobile_cv_nas.train", "torch.utils.tensorboard", "accelerate", "sklearn.datasets"])
+_FORKS.set_forkserver_preload(["mobile_cv_nas.training.trainer", "torch.utils.tensorboard", "accelerate", "sklearn.datasets"])
 
 
 def start_training(options: list[str], log: Path, **environment: str) -> multiprocessing.process.BaseProcess:

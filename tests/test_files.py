@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.files import MAX_DEPTH, FileError, atomic_open, atomic_write, dump_yaml, parse_yaml, read_yaml
+from mobile_cv_nas.errors import FileError
+from mobile_cv_nas.files import MAX_DEPTH, atomic_open, atomic_write, dump_yaml, parse_yaml, read_yaml
 
 
 def test_yaml_has_the_plain_types_of_yaml_1_2():

@@ -9,9 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mobile_cv_nas.model_zoo.convert import convert
-
 from mobile_cv_nas.cli import guarded
+from mobile_cv_nas.model_zoo.convert import convert
 
 
 def main(argv: Sequence[str] | None = None) -> int:

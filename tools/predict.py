@@ -14,11 +14,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mobile_cv_nas.model_zoo.predict import classify
-
 from mobile_cv_nas.cli import Parser, guarded
-from mobile_cv_nas.files import InputError
-from mobile_cv_nas.predict_dense import TASKS, predict
+from mobile_cv_nas.errors import InputError
+from mobile_cv_nas.model_zoo.predict import classify
+from mobile_cv_nas.tasks.predict_dense import TASKS, predict
 
 
 def main(argv: Sequence[str] | None = None) -> int:

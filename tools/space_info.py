@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.cli import guarded
-from mobile_cv_nas.report_space import find_space, space_info
+from mobile_cv_nas.report.space import find_space, space_info
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from argparse import Namespace
 from yacs.config import CfgNode
 
 from mobile_cv_nas.cli import main
-from mobile_cv_nas.evaluate import run_test
+from mobile_cv_nas.tasks.evaluate import run_test
 
 
 def run(cfg: CfgNode, args: Namespace) -> None:

@@ -13,8 +13,8 @@ from argparse import Namespace
 from yacs.config import CfgNode
 
 from mobile_cv_nas.cli import main
-from mobile_cv_nas.config import DETECTORS
-from mobile_cv_nas.train import run_training
+from mobile_cv_nas.config.keys import DETECTORS
+from mobile_cv_nas.training.trainer import run_training
 
 
 def run(cfg: CfgNode, args: Namespace) -> None:

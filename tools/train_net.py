@@ -12,7 +12,7 @@ from argparse import Namespace
 from yacs.config import CfgNode
 
 from mobile_cv_nas.cli import main
-from mobile_cv_nas.train import run_training
+from mobile_cv_nas.training.trainer import run_training
 
 
 def run(cfg: CfgNode, args: Namespace) -> None:

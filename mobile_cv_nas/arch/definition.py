@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from ..files import FileError, atomic_write
-from ..shapes import Cost
+from ..errors import FileError
+from ..files import atomic_write
+from ..nn.heads import Head, as_head
+from ..nn.shapes import Cost
 from .fields import ArchError
-from .head import Head, as_head
 from .parse import Layer, has_hidden, map_sizes, parse_table, read_table
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from ..files import InputError
+from ..errors import InputError
 
 MAX_OPTIONS = 1024
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..blocks import BLOCKS, Block, IRPool, Shape, Skip, block_type
-from ..files import FileError, read_yaml
-from ..options import OPTIONS
-from ..shapes import Cost, round_to
+from ..errors import FileError
+from ..files import read_yaml
+from ..nn.blocks import BLOCKS, Block, IRPool, Shape, Skip, block_type
+from ..nn.options import OPTIONS
+from ..nn.shapes import Cost, round_to
 from .fields import ArchError, nearest, numbers, show
 
 KEYS = ("name", "input_size", "stages", "defaults")

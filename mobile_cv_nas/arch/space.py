@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..choice import Choice
-from ..shapes import Cost
+from ..nn.choice import Choice
+from ..nn.heads import Head, as_head
+from ..nn.shapes import Cost
 from .definition import ArchDef, arch_of, save_table
 from .fields import ArchError
-from .head import Head, as_head
 from .parse import Layer, has_hidden, map_sizes, parse_table, read_table
 
 Picks = dict[str, int]

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ..files import FileError, read_bytes
-from .annotations import IGNORED, MAX_CLASSES, Annotated, Boxes, CocoMask, check_names, check_present, leaves, pycocotools
+from ..errors import FileError
+from ..files import read_bytes
+from .data_set import DataError
 from .images import MAX_PIXELS
-from .sources import DataError
+from .targets import IGNORED, MAX_CLASSES, Annotated, Boxes, CocoMask, check_names, check_present, leaves, pycocotools
 
 _LOG = logging.getLogger(__name__)
 MAX_JSON_BYTES = 2_000_000_000  # COCO's own largest has 470 MB

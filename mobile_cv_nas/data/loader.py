@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from yacs.config import CfgNode
 
-from .dense import BoxTransform, MaskTransform
+from .data_set import DataError, Split
 from .images import BadImage, affine_batch, decode, image_transform
-from .sources import DataError, Split
+from .transforms import BoxTransform, MaskTransform
 
 _LOG = logging.getLogger(__name__)
 _MAX_RESTARTS = 3  # of readers that died, without a batch in between

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..arch import ArchDef, SearchSpace
-from ..arch.head import Head
-from ..evaluate import recalibrate_batchnorm
-from ..files import InputError
-from ..shapes import subsample
-from ..supernet import Supernet
+from ..errors import InputError
+from ..networks.supernet import Supernet
+from ..nn.heads import Head
+from ..nn.shapes import subsample
+from ..tasks.evaluate import recalibrate_batchnorm
 from .tasks import ClassSearch
 
 Batch = tuple[Tensor, Tensor]

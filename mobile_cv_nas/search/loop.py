@@ -15,10 +15,10 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..arch import SearchSpace
-from ..checkpoint import StopRequest, rng_state, set_rng_state
 from ..data import Data, DataError, build_loader, derive_seed
-from ..engine import MAX_DROPPED, NotFinite, Runtime, count_skipped, seed_everything
-from ..supernet import Supernet
+from ..engine.checkpoint import StopRequest, rng_state, set_rng_state
+from ..engine.runtime import MAX_DROPPED, NotFinite, Runtime, count_skipped, seed_everything
+from ..networks.supernet import Supernet
 from .monitor import Monitor
 from .step import Phase, Totals
 from .tasks import search_task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..engine import MetricsLog, epoch_line, progress_bar
+from ..engine.runtime import MetricsLog, epoch_line, progress_bar
 
 if TYPE_CHECKING:
     from .loop import Searcher

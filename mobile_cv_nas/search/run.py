@@ -16,17 +16,17 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..arch import ArchDef, SearchSpace
-from ..arch.head import Head, as_head
-from ..checkpoint import RunFolder, StopRequest, check_fingerprint, load_latest, save_checkpoint
-from ..config import ConfigError
+from ..config.keys import ConfigError
 from ..data import Data, Loader, build_data, build_loader
-from ..engine import CHECKPOINTS, MetricsLog, Runtime, fingerprint, open_run, start_runtime, write_result
-from ..evaluate import recalibrate_batchnorm
+from ..engine.checkpoint import RunFolder, StopRequest, check_fingerprint, load_latest, save_checkpoint
+from ..engine.runtime import CHECKPOINTS, MetricsLog, Runtime, fingerprint, open_run, start_runtime, write_result
 from ..files import atomic_open, atomic_write
-from ..shapes import Cost, subsample
-from ..supernet import Supernet
-from ..task import name_of
-from ..train import train
+from ..networks.supernet import Supernet
+from ..nn.heads import Head, as_head
+from ..nn.shapes import Cost, subsample
+from ..tasks.evaluate import recalibrate_batchnorm
+from ..tasks.task import name_of
+from ..training.trainer import train
 from .derive import Derived, Goal, derive_arch
 from .loop import Searcher
 from .monitor import Monitor
@@ -258,7 +258,7 @@ class _Moved:
 
 
 def _write_result(cfg: CfgNode, folder: Path, searcher: Searcher, derived: Derived) -> None:
-    from ..report import draw_alphas, draw_arch, draw_curves
+    from ..report.search import draw_alphas, draw_arch, draw_curves
 
     derived.arch.save(folder / "arch.yaml")
     state = {name: value.cpu() for name, value in searcher.supernet.state_dict().items()}

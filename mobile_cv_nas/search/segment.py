@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..arch import SearchSpace
-from ..arch.head import LRASPP, Head
-from ..choice import Gates
-from ..heads import build_segmenter
-from ..shapes import subsample
-from ..supernet import Supernet, copy_part, inherit_blocks
+from ..networks.supernet import Supernet, copy_part, inherit_blocks
+from ..nn.choice import Gates
+from ..nn.heads import LRASPP, Head
+from ..nn.shapes import subsample
+from ..tasks.detectors import build_segmenter
 
 
 class SegmentationSupernet(Supernet):

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..engine import NotFinite, average_buffers
+from ..engine.runtime import NotFinite, average_buffers
 
 
 @dataclass

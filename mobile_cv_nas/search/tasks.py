@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from ..arch import ArchDef, SearchSpace
-from ..arch.head import LRASPP, Classifier, Head
-from ..build import build_model, build_supernet
-from ..config import ConfigError
-from ..dense import PixelCrossEntropy, evaluate_masks
-from ..evaluate import evaluate
-from ..supernet import Supernet, inherit_weights
+from ..config.keys import ConfigError
+from ..networks.build import build_model, build_supernet
+from ..networks.supernet import Supernet, inherit_weights
+from ..nn.heads import LRASPP, Classifier, Head
+from ..tasks.dense import PixelCrossEntropy, evaluate_masks
+from ..tasks.evaluate import evaluate
 
 
 class ClassSearch:

@@ -1,0 +1,1 @@
+"""One file a tool: reads arguments, calls the library, prints."""

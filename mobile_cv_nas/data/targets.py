@@ -1,0 +1,254 @@
+"""What images show: boxes and masks, read from COCO's and Pascal VOC's files. No image is opened here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .data_set import DataError
+
+IGNORED = 255  # the value of a pixel that neither trains nor counts
+MAX_CLASSES = 254  # of a mask: one byte a pixel, 0 is the background
+MAX_MASK_BYTES = 200_000_000  # of a mask's file
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
+
+# -- targets ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """The objects of one image, for detection."""
+
+    image_id: int
+    size: tuple[int, int]  # width, height of the image, in pixels
+    boxes: np.ndarray  # (n, 4) float32: x0, y0, x1, y1 in pixels, inside the image
+    labels: np.ndarray  # (n,) int64: 1 is the first category
+    crowd: np.ndarray  # (n,) bool: a group of objects, for evaluation only
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def without_crowd(self) -> Boxes:
+        """What to train on."""
+        if not self.crowd.any():
+            return self
+        keep = ~self.crowd
+        return Boxes(self.image_id, self.size, self.boxes[keep], self.labels[keep], self.crowd[keep])
+
+
+@dataclass(frozen=True, eq=False)
+class CocoMask:
+    """The segmentations of one image. Each is bytes (compressed run lengths) or arrays of x0, y0, x1, y1, ... (polygons)."""
+
+    source: str  # the file, for messages
+    image_id: int
+    size: tuple[int, int]  # width, height
+    labels: np.ndarray  # (n,) uint8: 1 is the first category, IGNORED a crowd
+    shapes: tuple[bytes | tuple[np.ndarray, ...], ...]
+
+    def mask(self, shape: tuple[int, int]) -> np.ndarray:
+        """The label of every pixel, uint8 (H, W), of an image of that shape (H, W): 0 background, 255 to ignore.
+
+        Where objects overlap, the smaller one is seen, of equal ones the later in the file; a crowd only where nothing
+        else is. Raises DataError if the annotations are of another size.
+        """
+        width, height = self.size
+        if tuple(shape) != (height, width):
+            says = f"the image file has {shape[1]}x{shape[0]} pixels, the annotations say {width}x{height}"
+            raise DataError(f"{self.source}: image {self.image_id}: {says}; annotate the file as it is")
+        api = pycocotools("mask")
+        result = np.zeros((height, width), np.uint8)
+        runs = [self._runs(api, shape) for shape in self.shapes]
+        areas = np.asarray(api.area(runs), np.int64) if runs else np.zeros(0, np.int64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of pycocotools' own arrays, by NumPy 2
+            for index in np.lexsort((-areas, self.labels != IGNORED)):
+                result[api.decode(runs[index]).view(bool)] = self.labels[index]
+        return result
+
+    def _runs(self, api: Any, shape: bytes | tuple[np.ndarray, ...]) -> Any:
+        width, height = self.size
+        if isinstance(shape, bytes):
+            return {"size": [height, width], "counts": shape}
+        return api.merge(api.frPyObjects(list(shape), height, width))
+
+
+@dataclass(frozen=True)
+class VocMask:
+    """The file of one mask: a PNG whose pixel values are class numbers."""
+
+    path: str
+    classes: int  # background not counted
+
+    def mask(self, shape: tuple[int, int]) -> np.ndarray:
+        """The class of every pixel, uint8 (H, W), of an image of that shape (H, W): 0 background, 255 to ignore.
+
+        Raises DataError, which names the file, if it cannot be read, has another size or unknown values.
+        """
+        from PIL import Image
+
+        check_size(self.path, MAX_MASK_BYTES)
+        try:
+            with open(self.path, "rb") as file, Image.open(file, formats=("PNG",)) as image:
+                if image.mode not in ("P", "L", "1"):
+                    raise DataError(f"{self.path}: a mask of mode {image.mode}; save class numbers as a palette or grey PNG of 8 bits")
+                if image.size != (shape[1], shape[0]):
+                    pixels = f"{image.size[0]}x{image.size[1]} pixels, its image {shape[1]}x{shape[0]}"
+                    raise DataError(f"{self.path}: a mask of {pixels}; make them equal")
+                values = np.array(image, dtype=np.uint8)
+        except DataError:
+            raise
+        except Exception as error:  # Pillow's decoders raise almost anything for damaged data
+            reason = " ".join(str(error).split())[:120]
+            raise DataError(f"{self.path}: no mask that can be read ({type(error).__name__}: {reason}); restore the file") from None
+        wrong = values[(values > self.classes) & (values != IGNORED)]
+        if wrong.size:
+            raise DataError(
+                f"{self.path}: value {wrong[0]} in a mask of {self.classes} classes (1 to {self.classes}, 0 background, "
+                f"{IGNORED} ignored); list all classes in labels.txt, or correct the mask"
+            )
+        return values
+
+
+Target = Boxes | CocoMask | VocMask
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """Images and what they show: `targets[i]` is of the file `paths[i]`; label k + 1 is `categories[k]`."""
+
+    paths: list[str]
+    targets: Sequence[Target]
+    categories: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+# -- COCO ---------------------------------------------------------------------------------------------
+
+
+def read_coco(annotations: Path, images: Path, task: str) -> Annotated:
+    """A file in COCO's format and the folder of its images; `task` is "detect" (Boxes) or "segment" (CocoMask).
+
+    All images are kept, those without objects too, in the file's order; categories are in the order of their ids.
+    Raises DataError, which names the file, the image or annotation and the remedy, for anything amiss.
+    """
+    from .coco import read
+
+    return read(annotations, images, task)
+
+
+def pycocotools(name: str) -> Any:
+    """The module `name` of pycocotools. Raises DataError, which says how to install it."""
+    try:
+        return importlib.import_module(f"pycocotools.{name}")
+    except (ImportError, ValueError) as error:  # ValueError: built for another version of NumPy
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f'pycocotools cannot be imported ({reason}); run: pip install "mobile_cv_nas[coco]"') from None
+
+
+def check_size(path: str, limit: int) -> None:
+    """Raises DataError for a file of more than `limit` bytes, and for what is no file."""
+    try:
+        size = os.stat(path).st_size
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: not a regular file")
+    if size > limit:
+        raise DataError(f"{path}: larger than the limit of {limit:,} bytes for such a file")
+
+
+def check_present(missing: list[str], total: int, folder: object, what: str) -> None:
+    """Raises DataError, which counts the `missing` and names three, if there are any."""
+    if missing:
+        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise DataError(f"{folder}: {len(missing)} of {total} {what} are missing ({names}); add them or name another folder")
+
+
+# -- Pascal VOC ---------------------------------------------------------------------------------------
+
+
+def read_voc(root: Path, split: str) -> Annotated:
+    """Masks as Pascal VOC keeps them: the images that ROOT/ImageSets/Segmentation/SPLIT.txt lists, one a line.
+
+    The images are in ROOT/JPEGImages (.jpg, .jpeg or .png), the masks in ROOT/SegmentationClass (.png). The classes are
+    those of ROOT/labels.txt or ROOT/classes.txt (one a line, without the background), else VOC's 20. Raises DataError.
+    """
+    root = Path(root)
+    listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    names = [line.split()[0] for line in _lines(listed, "it lists the images, one name a line")]
+    if not names:
+        raise DataError(f"{listed}: empty; list the images, one name a line")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f"{listed}: {name!r} is listed twice; remove one")
+        if leaves(name):
+            raise DataError(f"{listed}: {name!r} leads out of the folder; list plain names")
+        seen.add(name)
+    categories = _voc_categories(root)
+    paths = [_first(root / "JPEGImages", name, (".jpg", ".jpeg", ".png")) for name in names]
+    check_present([n for n, path in zip(names, paths) if path is None], len(names), root / "JPEGImages", f"images of {listed.name}")
+    masks = [_first(root / "SegmentationClass", name, (".png",)) for name in names]
+    check_present([n for n, path in zip(names, masks) if path is None], len(names), root / "SegmentationClass", f"masks of {listed.name}")
+    return Annotated([str(path) for path in paths], [VocMask(str(path), len(categories)) for path in masks], categories)
+
+
+def leaves(name: str) -> bool:
+    """Whether a file name leads, or could lead on another system, out of the folder it is relative to."""
+    parts = name.replace("\\", "/").split("/")
+    return not parts[0] or ".." in parts or parts[0][1:2] == ":" or "\0" in name
+
+
+def _first(folder: Path, name: str, endings: tuple[str, ...]) -> str | None:
+    return next((path for ending in endings if os.path.isfile(path := os.path.join(folder, name + ending))), None)
+
+
+def _lines(path: Path, purpose: str) -> list[str]:
+    """The lines of a text file that are not blank."""
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: no such file; {purpose}")
+    check_size(str(path), MAX_MASK_BYTES)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}); {purpose}") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _voc_categories(root: Path) -> tuple[str, ...]:
+    for path in (root / "labels.txt", root / "classes.txt"):
+        if not path.exists():
+            continue
+        names = tuple(_lines(path, "it names the classes, one a line"))
+        if not 1 <= len(names) <= MAX_CLASSES:
+            raise DataError(f"{path}: {len(names)} classes; name 1 to {MAX_CLASSES}, one a line")
+        if names[0].strip("_").lower() == "background":
+            raise DataError(f"{path}: names the background, which is class 0 in any case; remove that line")
+        check_names(names, path)
+        return names
+    return VOC_CLASSES
+
+
+def check_names(names: Sequence[str], path: object) -> None:
+    """Raises DataError for names of classes that are empty, not printable or given twice."""
+    seen: set[str] = set()
+    for name in names:
+        if not name.strip() or not name.isprintable():
+            raise DataError(f"{path}: {name!r} cannot name a category; use printable characters")
+        if name in seen:
+            raise DataError(f"{path}: two categories are named {name!r}; rename one")
+        seen.add(name)

@@ -1,0 +1,1 @@
+"""How anything runs: processes, folders, checkpoints, steps and the loop."""

@@ -1,0 +1,84 @@
+"""From an arch to a network, from a space to a supernet: the same blocks, built of ints or of choices."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from ..arch import ArchDef, SearchSpace
+from .mixed import layer_dims
+from .supernet import Supernet
+
+
+class Network(nn.Module):
+    """The plain network of one arch: blocks, global pool, one linear layer.
+
+    Attributes:
+        arch: what it was built from.
+        blocks: nn.Sequential, children `s0b0`, `s1b0`, ... by stage and block.
+        classifier: nn.Linear.
+
+    Shapes: (N, in_channels, H, W) to logits (N, num_classes).
+    """
+
+    def __init__(self, arch: ArchDef, num_classes: int, in_channels: int):
+        super().__init__()
+        self.arch = arch
+        blocks: OrderedDict[str, nn.Module] = OrderedDict()
+        c_in = in_channels
+        for layer in arch.layers:
+            kind, arguments = layer.arguments[layer.names[0]]
+            blocks[layer.key] = kind(layer_dims(layer, c_in), **arguments)
+            c_in = layer.channels[0]
+        self.blocks = nn.Sequential(blocks)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(c_in, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.pool(self.blocks(x)).flatten(1))
+
+
+def build_model(arch: ArchDef, num_classes: int = 1000, in_channels: int = 3) -> Network:
+    """The plain network of an arch, freshly initialised; it contains no mask, gate or choice.
+
+    Raises:
+        ValueError: num_classes or in_channels is not a positive int.
+    """
+    _check(num_classes, in_channels)
+    return Network(arch, num_classes, in_channels)
+
+
+def build_supernet(
+    space: SearchSpace,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    sharing: str = "none",
+    recompute: bool = False,
+    resolution: str = "all",
+) -> Supernet:
+    """The supernet of a space (DMaskingNAS).
+
+    Args:
+        space: what to search.
+        num_classes: of the classifier.
+        in_channels: of the images.
+        sharing: "none": every block type has weights of its own, as in the paper. "full": one block for all inverted residuals.
+        recompute: run candidates again in the backward pass instead of keeping their activations.
+        resolution: with several input sizes, "all": every size each step, as in the paper. "sampled": one size a step, two where
+            the alphas learn, with a straight-through estimate.
+
+    Raises:
+        ValueError: an argument is not one of these.
+    """
+    _check(num_classes, in_channels)
+    for what, value, known in (("sharing", sharing, ("none", "full")), ("resolution", resolution, ("all", "sampled"))):
+        if value not in known:
+            raise ValueError(f"{what} must be {' or '.join(known)}, not {value!r}")
+    return Supernet(space, num_classes, in_channels, sharing, recompute, resolution)
+
+
+def _check(num_classes: int, in_channels: int) -> None:
+    for what, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{what} must be a positive int, not {value!r}")

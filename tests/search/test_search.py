@@ -1,0 +1,235 @@
+"""The search: what each phase trains, whole runs, exact resume, and numbers that are not finite."""
+
+import itertools
+import math
+import random
+
+import pytest
+import torch
+from helpers import StopAfter, read_metrics
+from searches import Quiet, build_searcher, outcome, same, tiny_cfg
+
+import mobile_cv_nas as nas
+from mobile_cv_nas.config.keys import ConfigError, load_config
+from mobile_cv_nas.data import build_data
+from mobile_cv_nas.engine.checkpoint import StopRequest, load_latest
+from mobile_cv_nas.engine.runtime import NotFinite
+from mobile_cv_nas.search import check_target, search_and_train, summary_table, temperature
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """`tiny(KEY, VALUE, ...)`: a config that searches a tiny space for a few epochs, in tmp_path/run."""
+    return lambda *opts: tiny_cfg(tmp_path, *opts)
+
+
+def copies(tensors):
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+# -- the loop ----------------------------------------------------------------------------------------------------------
+
+
+def test_temperatures(tiny):
+    cfg = tiny("SEARCH.EPOCHS", 30)
+    values = [temperature(cfg, epoch) for epoch in range(30)]
+    assert values[0] == 5.0
+    assert values[-1] == pytest.approx(0.2)
+    ratios = [b / a for a, b in itertools.pairwise(values)]
+    assert max(ratios) == pytest.approx(min(ratios))
+    cfg = tiny("SEARCH.TEMPERATURE.SCHEDULE", "paper", "SEARCH.EPOCHS", 90)
+    assert temperature(cfg, 0) == 5.0
+    assert temperature(cfg, 89) == pytest.approx(5 * math.exp(-0.045) ** 89)
+
+
+def test_images_are_split_80_to_20(tiny):
+    searcher = build_searcher(tiny())
+    weights, alphas = (set(loader.split.indices) for loader in searcher.loaders.values())
+    assert not weights & alphas
+    assert weights | alphas == set(build_data(tiny()).train.indices)
+    assert len(alphas) / len(weights | alphas) == pytest.approx(0.2, abs=0.005)
+
+
+def test_each_phase_trains_its_own_parameters_only(tiny):
+    searcher = build_searcher(tiny("SEARCH.EPOCHS", 2, "SEARCH.WARMUP_FRACTION", 0.5))
+    supernet = searcher.supernet
+    seen = []
+
+    class Watch(Quiet):
+        def step(self, searcher):
+            weights, alphas = supernet.weight_parameters(), supernet.alpha_parameters()
+            seen.append((searcher.epoch, searcher.phase_name))
+            own, other = (weights, alphas) if searcher.phase_name == "weights" else (alphas, weights)
+            assert all(p.grad is not None for p in own)
+            assert not any(p.requires_grad for p in other)
+            if searcher.phase_name == "alphas":
+                now = copies(weights)
+                assert searcher.done == 1 or all(map(torch.equal, now, self.weights))
+                self.weights = now
+            else:
+                assert searcher.epoch > 0 or not any(alpha.any() for alpha in alphas)  # warm-up
+                for p in other:
+                    p.grad = None
+            for p in own:
+                p.grad = None
+
+    watch = Watch()
+    assert searcher.run(StopRequest(), lambda: None, watch)
+    assert {(0, "weights"), (1, "weights"), (1, "alphas")} == set(seen)
+    assert len(seen) == searcher.total_steps == searcher.steps_done
+    assert all(alpha.any() for alpha in supernet.alpha_parameters())
+    assert [record["alpha_loss"] is None for record in watch.records] == [True, False]
+
+
+def test_no_weight_gradient_is_computed_for_the_alphas(tiny):
+    searcher = build_searcher(tiny("SEARCH.EPOCHS", 1, "SEARCH.WARMUP_FRACTION", 0))
+    touched = []
+    searcher.phase = 1
+    for parameter in searcher.supernet.weight_parameters():
+        parameter.register_hook(lambda grad: touched.append(grad))
+        parameter.grad = None
+    searcher._run_phase("alphas", StopRequest(), lambda: None, Quiet())
+    assert not touched
+    assert all(parameter.grad is None for parameter in searcher.supernet.weight_parameters())
+
+
+def test_cost_term(tiny):
+    searcher = build_searcher(tiny("SEARCH.COST_WEIGHT", 0.5, "SEARCH.TARGET", 10000))
+    searcher.supernet.sample(1.0)
+    term, cost = searcher._cost_term()
+    cost, term_value = cost.detach(), float(term.detach())
+    assert float(cost) == float(searcher.supernet.cost().macs.detach())
+    assert term_value == pytest.approx(0.5 * abs(float(cost) / 10000 - 1))
+    assert term.requires_grad
+
+
+def test_accumulation_takes_the_same_images(tiny):
+    whole, parts = (build_searcher(tiny("RUNTIME.ACCUMULATE", n, "SEARCH.EPOCHS", 1)) for n in (1, 4))
+    assert whole.steps == parts.steps
+    for searcher in (whole, parts):
+        assert searcher.run(StopRequest(), lambda: None, Quiet())
+    batches = [torch.cat([y for _, y in s.loaders["weights"].epoch(0)]) for s in (whole, parts)]
+    assert torch.equal(*[b[: whole.steps["weights"] * 64] for b in batches])
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_complete_folder_and_repeats_exactly(tiny, tmp_path):
+    cfg = tiny()
+    result = search_and_train(cfg)
+    folder = tmp_path / "run"
+    assert result["finished"]
+    arch = nas.ArchDef.load(folder / "arch.yaml")
+    space = nas.SearchSpace.load(cfg.SEARCH.SPACE)
+    assert space.contains(arch)
+    assert nas.count(nas.build_model(arch, 10), 8).macs == result["macs"]
+    assert abs(result["macs"] / 12000 - 1) <= 0.2
+    assert load_config(folder / "config.yaml") == cfg
+    records = read_metrics(folder)
+    assert [record["epoch"] for record in records] == [0, 1, 2, 3]
+    for record in records:
+        assert {name for name in record if name.startswith("entropy/")} == {f"entropy/{c.name}" for c in space.choices}
+        assert all(sum(p) == pytest.approx(1) for p in record["probabilities"].values())
+    assert records[0]["entropy"] == pytest.approx(1)  # warm-up: the alphas have not moved
+    assert records[-1]["entropy"] < 1
+    for name in ("arch.png", "alphas.png", "curves.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    assert list((folder / "tensorboard").iterdir())
+    assert (folder / "child" / "model.safetensors").is_file()
+    table = summary_table(result)
+    assert f"{result['macs']:,}" in table
+    assert f"{result['top1']:.4f}" in table
+    first = outcome(folder)
+    search_and_train(tiny("OUTPUT_DIR", tmp_path / "again"))
+    assert same(first, outcome(tmp_path / "again"))
+
+
+@pytest.mark.parametrize("steps", [7, 15 + 1, 15 * 2 + 2, (15 + 3) * 4 + 5])  # weights, next epoch, alphas, the child
+def test_a_stopped_run_goes_on_to_the_same_end(tiny, tmp_path, steps):
+    search_and_train(tiny("OUTPUT_DIR", tmp_path / "whole"))
+    assert not search_and_train(tiny(), stop=StopAfter(steps))["finished"]
+    assert not (tmp_path / "run" / "result.json").exists()
+    torch.manual_seed(99)  # whatever the process did in between
+    random.seed(99)
+    assert search_and_train(tiny(), resume=True)["finished"]
+    assert same(outcome(tmp_path / "whole"), outcome(tmp_path / "run"))
+
+
+def test_objective_params_and_inherited_weights(tiny):
+    result = search_and_train(tiny("SEARCH.OBJECTIVE", "params", "SEARCH.TARGET", 800, "TRAIN.INIT", "inherit"))
+    assert abs(result["params"] / 800 - 1) <= 0.2
+    assert "target, parameters" in summary_table(result)
+
+
+# -- bad input and bad numbers -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("objective", "target"), [("macs", 10), ("macs", 1e9), ("params", 1e9)])
+def test_a_target_out_of_reach_names_the_range_and_writes_nothing(tiny, tmp_path, objective, target):
+    cfg = tiny("SEARCH.OBJECTIVE", objective, "SEARCH.TARGET", target)
+    space = nas.SearchSpace.load(cfg.SEARCH.SPACE)
+    low, high = (getattr(space.cost(arch(10, by=objective), 10), objective) for arch in (space.smallest, space.largest))
+    with pytest.raises(ConfigError, match=rf"SEARCH\.TARGET.*{low:,} to {high:,}"):
+        search_and_train(cfg)
+    assert not (tmp_path / "run").exists()
+    assert check_target(tiny("SEARCH.TARGET", 12000), space, 10).target == 12000
+
+
+def test_a_space_without_choices_and_a_missing_space_are_refused(tiny, tmp_path):
+    (tmp_path / "one.yaml").write_text("input_size: 8\nstages: [[[ir_k3, 8, 2, 1, {expansion: 2}]]]\n")
+    with pytest.raises(ConfigError, match="train_net"):
+        search_and_train(tiny("SEARCH.SPACE", tmp_path / "one.yaml"))
+    with pytest.raises(ConfigError, match=r"SEARCH\.SPACE: empty"):
+        search_and_train(tiny("SEARCH.SPACE", ""))
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_images_a_step_than_there_are(tiny):
+    with pytest.raises(ValueError, match="images"):
+        build_searcher(tiny("SEARCH.BATCH_SIZE", 512))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("SEARCH.WEIGHT_LR", "1e30", r"epoch 1, step \d of 15 of the weights, learning rate \S+e\+29: cross-entropy is"),
+        ("SEARCH.COST_WEIGHT", "1e39", r"epoch 1, step 1 of 3 of the alphas, learning rate 0\.1: gradient norm is not"),
+    ],
+)
+def test_numbers_that_are_not_finite_stop_with_the_state_before(tiny, tmp_path, key, value, message):
+    with pytest.raises(NotFinite, match=message):
+        search_and_train(tiny(key, value, "SEARCH.WARMUP_FRACTION", 0))
+    state = load_latest(tmp_path / "run" / "checkpoints")["searcher"]
+    assert all(t.isfinite().all() for t in state["supernet"].values())
+    resumed = tiny(key, value, "SEARCH.WARMUP_FRACTION", 0)
+    with pytest.raises(NotFinite, match=message):  # the state is exactly that before the step: it fails again
+        search_and_train(resumed, resume=True)
+
+
+def test_an_alpha_that_overflows_is_named_and_put_back(tiny):
+    cfg = tiny("SEARCH.WARMUP_FRACTION", 0)
+    cfg.SEARCH.ALPHA_LR = 1e37
+    searcher = build_searcher(cfg)
+    alphas = searcher.supernet.alpha_parameters()
+    with torch.no_grad():
+        for alpha in alphas:
+            alpha.fill_(3.4e38)
+    searcher.phase = 1
+    with pytest.raises(NotFinite, match=r"alpha of s1b0\.\w+ is not finite"):
+        searcher._run_phase("alphas", StopRequest(), lambda: None, Quiet())
+    assert all(torch.equal(alpha, torch.full_like(alpha, 3.4e38)) for alpha in alphas)
+    assert not searcher.phases["alphas"].optimizer.state
+
+
+def test_bad_steps_can_be_skipped(tiny, tmp_path):
+    cfg = tiny("SEARCH.COST_WEIGHT", "1e39", "SEARCH.ON_NAN", "skip", "SEARCH.EPOCHS", 2, "SEARCH.WARMUP_FRACTION", 0.5)
+    assert search_and_train(cfg)["finished"]
+    records = read_metrics(tmp_path / "run")
+    assert [record["skipped_steps"] for record in records] == [0, 3]
+    assert records[-1]["entropy"] == pytest.approx(1)  # no alpha moved
+
+
+def test_skipping_everything_stops_in_the_end(tiny):
+    with pytest.raises(NotFinite, match=r"51 times in a row; the state before"):
+        search_and_train(tiny("SEARCH.WEIGHT_LR", "1e30", "SEARCH.ON_NAN", "skip", "SEARCH.EPOCHS", 4))

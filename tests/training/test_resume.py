@@ -1,0 +1,247 @@
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import StopAfter, digests, quick_cfg, read_metrics, start_torchrun, start_training, tiny_arch
+
+import mobile_cv_nas as nas
+from mobile_cv_nas.config.keys import ConfigError, load_config
+from mobile_cv_nas.data import DataError
+from mobile_cv_nas.engine.checkpoint import CheckpointError, load_latest
+from mobile_cv_nas.engine.runtime import NotFinite, start_runtime
+from mobile_cv_nas.engine.step import Stepper
+from mobile_cv_nas.errors import FileError
+from mobile_cv_nas.tasks.task import CrossEntropy
+from mobile_cv_nas.training.trainer import run_training, train
+from mobile_cv_nas.weights.file import load_weights
+
+STEPS = 1257 // 128  # an epoch of quick_cfg
+
+
+# -- faults -------------------------------------------------------------------------------------------
+
+
+def poisoned(network, when):
+    """Makes the forward pass number `when` give NaN, in loss and norm statistics alike."""
+    calls = []
+
+    def hook(module, args):
+        calls.append(1)
+        return (args[0] * float("nan"),) if module.training and len(calls) == when else None
+
+    network.blocks[0].register_forward_pre_hook(hook)
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """`poison(n)`: in the next run the n-th training step is not finite."""
+
+    def poison_at(when):
+        def build(*args, **kwargs):
+            network = nas.build_model(*args, **kwargs)
+            poisoned(network, when + 1)  # the first pass counts MACs
+            return network
+
+        monkeypatch.setattr("mobile_cv_nas.tasks.task.build_model", build)
+
+    yield poison_at
+    monkeypatch.undo()
+
+
+def test_nan_stops_with_the_state_before_it(tmp_path, poison, monkeypatch):
+    (tmp_path / "clean").mkdir()
+    train(quick_cfg(tmp_path / "clean"), tiny_arch(), tmp_path / "clean")
+    poison(5)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(NotFinite, match=r"step 5 \(epoch 1\): cross-entropy is not finite at learning rate 0\.1"):
+        train(quick_cfg(tmp_path / "run"), tiny_arch(), tmp_path / "run")
+    saved = load_latest(tmp_path / "run" / "checkpoints")
+    assert saved["counters"]["step"] == 4
+    assert all(value.isfinite().all() for value in saved["stepper"]["network"].values())
+    monkeypatch.undo()  # the cause is gone: the run goes on as if it had never been
+    train(quick_cfg(tmp_path / "run"), tiny_arch(), tmp_path / "run", resume=True)
+    assert digests(tmp_path / "run") == digests(tmp_path / "clean")
+
+
+def test_nan_is_skipped_and_counted_on_request(tmp_path, poison):
+    poison(5)
+    result = train(quick_cfg(tmp_path, "TRAIN.ON_NAN", "skip"), tiny_arch(), tmp_path)
+    assert result["finished"]
+    assert [record["dropped_steps"] for record in read_metrics(tmp_path)] == [1, 1]
+    weights, _ = load_weights(result["weights"])
+    assert all(value.isfinite().all() for value in weights.values())
+    assert weights["blocks.s0b0.norm.num_batches_tracked"] == 2 * STEPS - 1
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    cfg = quick_cfg("x")
+    network = nas.build_model(tiny_arch(), 10)
+    runtime = start_runtime(cfg)
+    stepper = Stepper(cfg, network, CrossEntropy(cfg, 10, runtime), runtime)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.classifier.bias.register_hook(lambda grad: grad * float("inf"))
+    outcome = stepper.step([(torch.randn(8, 3, 8, 8), torch.zeros(8, dtype=torch.long))], 0.1, (0, 0), list)
+    assert outcome.term == "gradient of classifier.bias"
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_skipping_everything_stops_in_the_end(tmp_path):
+    weights = nas.build_model(tiny_arch(), 10).state_dict()
+    weights["classifier.bias"] = weights["classifier.bias"] * float("nan")
+    with pytest.raises(NotFinite, match="51 times in a row"):
+        train(quick_cfg(tmp_path, "TRAIN.ON_NAN", "skip", "TRAIN.EPOCHS", "9"), tiny_arch(), tmp_path, weights=weights)
+
+
+def test_a_run_does_not_go_on_from_another(tmp_path):
+    train(quick_cfg(tmp_path), tiny_arch(), tmp_path, stop=StopAfter(3))
+    with pytest.raises(CheckpointError, match=r"TRAIN\.LR was 0\.2 and is 0\.3"):
+        train(quick_cfg(tmp_path, "TRAIN.LR", "0.3"), tiny_arch(), tmp_path, resume=True)
+    other = nas.ArchDef.parse({**tiny_arch().to_dict(), "input_size": 16})
+    with pytest.raises(CheckpointError, match="arch was"):
+        train(quick_cfg(tmp_path), other, tmp_path, resume=True)
+    with pytest.raises(FileError, match="holds an unfinished run; add --resume"):
+        train(quick_cfg(tmp_path), tiny_arch(), tmp_path)
+    assert train(quick_cfg(tmp_path), tiny_arch(), tmp_path, resume=True)["finished"]
+    assert train(quick_cfg(tmp_path), tiny_arch(), tmp_path)["finished"]  # a finished run is replaced
+
+
+class Vanish(StopAfter):
+    """Removes a folder before it asks to stop."""
+
+    folder = None
+
+    @property
+    def requested(self):
+        if self.count == 1:
+            shutil.rmtree(self.folder)
+        return StopAfter.requested.fget(self)
+
+    @requested.setter
+    def requested(self, value):
+        pass
+
+
+def test_a_folder_that_vanishes_during_a_run_is_said(tmp_path):
+    (tmp_path / "run").mkdir()
+    stop = Vanish(4)
+    stop.folder = tmp_path / "run"
+    with pytest.raises(FileError, match=r"step_0000000\d+\.pt: cannot be written: its folder does not exist"):
+        train(quick_cfg(tmp_path / "run"), tiny_arch(), tmp_path / "run", stop=stop)
+
+
+def test_a_run_stopped_by_nan_may_go_on_with_skip(tmp_path, poison, monkeypatch):
+    poison(5)
+    with pytest.raises(NotFinite, match=r"--resume with TRAIN\.ON_NAN skip"):
+        train(quick_cfg(tmp_path), tiny_arch(), tmp_path)
+    monkeypatch.undo()
+    poison(1)  # the same step, counted from the checkpoint
+    result = train(quick_cfg(tmp_path, "TRAIN.ON_NAN", "skip"), tiny_arch(), tmp_path, resume=True)
+    assert result["finished"]
+    assert read_metrics(tmp_path)[-1]["dropped_steps"] == 1
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"does not divide into 1 processes x RUNTIME\.ACCUMULATE 3"):
+        train(quick_cfg(tmp_path, "RUNTIME.ACCUMULATE", "3"), tiny_arch(), tmp_path)
+    with pytest.raises(DataError, match="fewer than"):
+        train(quick_cfg(tmp_path, "TRAIN.BATCH_SIZE", "2048"), tiny_arch(), tmp_path)
+    with pytest.raises(ConfigError, match=r"TRAIN\.INIT is scratch"):
+        run_training(quick_cfg(tmp_path, "MODEL.WEIGHTS", "w.safetensors"))
+    for key, value in (("DEVICE", "cuda"), ("PRECISION", "fp16"), ("SYNC_BN", "true")):
+        if not torch.cuda.is_available():
+            with pytest.raises(ConfigError, match=f"RUNTIME.{key}"):
+                start_runtime(load_config(None, [f"RUNTIME.{key}", value]))
+    assert os.listdir(tmp_path) == []
+
+
+# -- processes ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """Options of a run that saves all the time, and the folder of its undisturbed result."""
+    folder = tmp_path_factory.mktemp("job")
+    tiny_arch().save(folder / "arch.yaml")
+    options = ["MODEL.ARCH", str(folder / "arch.yaml"), "TRAIN.EPOCHS", "6", "TRAIN.BATCH_SIZE", "128", "RUNTIME.DEVICE", "cpu"]
+    options += ["DATA.AUGMENT", "affine", "DATA.MIXUP", "0.2", "TRAIN.EMA_DECAY", "0.99", "CHECKPOINT.MINUTES", "1e-6"]
+    process = start_training([*options, "OUTPUT_DIR", str(folder / "whole")], folder / "log")
+    process.join()
+    assert process.exitcode == 0, (folder / "log").read_text()
+    return options, folder / "whole"
+
+
+def wait_for_checkpoints(folder, alive, more=1):
+    """Waits until `more` checkpoints were written since now, or nothing writes any more."""
+    checkpoints = folder / "checkpoints"
+    before = set(os.listdir(checkpoints)) if checkpoints.exists() else set()
+    while alive() and (not checkpoints.exists() or sum(n.endswith(".pt") for n in {*os.listdir(checkpoints)} - before) < more):
+        time.sleep(0.005)
+
+
+def test_three_kills_and_a_stop_change_nothing(tmp_path, job):
+    options, whole = job
+    options = [*options, "OUTPUT_DIR", str(tmp_path / "run")]
+    for number, code in [(signal.SIGKILL, -signal.SIGKILL)] * 3 + [(signal.SIGTERM, 0)]:
+        process = start_training(options, tmp_path / "log")
+        wait_for_checkpoints(tmp_path / "run", process.is_alive)
+        time.sleep(random.random() * 0.2)
+        os.kill(process.pid, number)
+        process.join()
+        assert process.exitcode == code, (tmp_path / "log").read_text()
+        assert not (tmp_path / "run" / "result.json").exists()
+    assert "with --resume goes on" in (tmp_path / "log").read_text()
+    process = start_training(options, tmp_path / "log")
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
+    assert digests(tmp_path / "run") == digests(whole)
+
+
+def start_ranks(options, log):
+    """Two processes of one run, as a cluster's own launcher starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [start_training(options, log, RANK=rank, LOCAL_RANK=rank, **common) for rank in "01"]
+
+
+def test_two_processes_and_a_killed_one(tmp_path, job):
+    options, alone = job
+    options = [*options, "RUNTIME.ACCUMULATE", "2", "OUTPUT_DIR"]
+    ranks = start_ranks([*options, str(tmp_path / "whole")], tmp_path / "log")
+    for rank in ranks:
+        rank.join()
+    text = (tmp_path / "log").read_text()
+    assert [rank.exitcode for rank in ranks] == [0, 0], text
+    assert text.count("test top-1") == 1  # one process speaks
+    results = [json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "whole", alone)]
+    assert abs(results[0]["top1"] - results[1]["top1"]) < 0.1
+    # torchrun starts both again when one is killed, and they go on from the last checkpoint
+    process = start_torchrun([*options, str(tmp_path / "parts")], tmp_path / "log")
+    wait_for_checkpoints(tmp_path / "parts", process.is_alive)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(workers) == 2
+    os.kill(int(random.choice(workers)), signal.SIGKILL)
+    process.join(300)
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
+    assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
+
+
+def test_a_process_that_hangs_ends_in_an_error(tmp_path, job):
+    options = [*job[0], "RUNTIME.TIMEOUT", "0.2", "TRAIN.EPOCHS", "1000", "OUTPUT_DIR", str(tmp_path / "run")]
+    hung, other = start_ranks(options, tmp_path / "log")
+    wait_for_checkpoints(tmp_path / "run", other.is_alive)
+    os.kill(hung.pid, signal.SIGSTOP)
+    other.join()
+    os.kill(hung.pid, signal.SIGKILL)
+    hung.join()
+    assert other.exitcode == 1
+    assert re.search("timed? ?out", (tmp_path / "log").read_text(), re.IGNORECASE)

@@ -1,0 +1,76 @@
+"""Our own weight files: whole, damaged, with nonsense inside, and of another network."""
+
+import json
+
+import pytest
+import torch
+from helpers import flip_a_bit, tiny_arch
+from safetensors.torch import save_file
+
+from mobile_cv_nas import ArchDef, build_model
+from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.errors import FileError
+from mobile_cv_nas.weights.file import WeightsError, fit_weights, load_network, load_weights, save_weights
+
+
+def test_weights_bring_their_arch(tmp_path):
+    arch = tiny_arch()
+    model = build_model(arch, 3)
+    save_weights(tmp_path / "w.safetensors", model.state_dict(), arch, ["a", "b", "c"], mean=[0.5])
+    loaded, content = load_weights(tmp_path / "w.safetensors")
+    assert (content["classes"], content["mean"], content["arch"]) == (["a", "b", "c"], [0.5], arch.to_dict())
+    other = build_model(arch, 3)
+    fit_weights(other, loaded, "w")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    save_weights(tmp_path / "again.safetensors", model.state_dict(), arch, ["a", "b", "c"], mean=[0.5])
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "w.safetensors").read_bytes()
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, build_model(tiny_arch(), 3).state_dict(), tiny_arch())
+    whole = path.read_bytes()
+    for data, reason in ((whole[:-5], "not a whole"), (b"", "not a whole"), (b"\x00" * 100, "not a whole")):
+        path.write_bytes(data)
+        with pytest.raises(WeightsError, match=reason):
+            load_weights(path)
+    path.write_bytes(whole)
+    flip_a_bit(path, 0.9)
+    with pytest.raises(WeightsError, match="checksum does not match"):
+        load_weights(path)
+    for name in ("none.safetensors", "."):
+        with pytest.raises(FileError, match=r"no such file|a folder"):
+            load_weights(tmp_path / name)
+
+
+def test_weights_with_nonsense_inside_are_refused(tmp_path):
+    path, state = tmp_path / "w.safetensors", build_model(tiny_arch(), 3).state_dict()
+    cfg = load_config(None, ["MODEL.WEIGHTS", str(path)])
+    save_weights(path, state, tiny_arch())
+    assert len(load_network(cfg)[0].classifier.bias) == 3
+    save_file(state, path, {"mobile_cv_nas": json.dumps({"arch": tiny_arch().to_dict(), "classes": 5})})
+    with pytest.raises(WeightsError, match="names of the classes"):
+        load_network(cfg)
+    for head in (torch.tensor(1.0), torch.zeros(10**9, 0)):
+        save_weights(path, {**state, "classifier.weight": head}, tiny_arch())
+        with pytest.raises(WeightsError, match=r"has no classifier\.weight"):
+            load_network(cfg)
+    wide = {"input_size": 8, "stages": [[["conv_k3", 65536, 1, 9]]]}  # 1.4 TB
+    save_weights(path, state, ArchDef.parse(wide))
+    with pytest.raises(WeightsError, match="of another arch"):
+        load_network(cfg)
+
+
+def test_weights_that_do_not_fit_are_named(caplog):
+    model, more = build_model(tiny_arch(), 3), build_model(tiny_arch(), 4).state_dict()
+    with pytest.raises(WeightsError, match=r"classifier.weight is \(4, 16\) and should be \(3, 16\)"):
+        fit_weights(model, more, "w")
+    own = model.classifier.weight.clone()
+    fit_weights(model, more, "w", new_classifier=True)
+    assert torch.equal(model.classifier.weight, own)
+    assert "starts at random" in caplog.text
+    lacking = {name: value for name, value in model.state_dict().items() if name != "classifier.bias"}
+    with pytest.raises(WeightsError, match=r"misses classifier\.bias"):
+        fit_weights(model, lacking, "w")
+    with pytest.raises(WeightsError, match="has an unknown extra"):
+        fit_weights(model, {**model.state_dict(), "extra": own}, "w")
