@@ -1,6 +1,10 @@
-"""The errors that a user can put right, and what their messages share."""
+"""The error that a user can put right, and what all messages share."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -13,3 +17,31 @@ class InputError(ValueError):
 
 class FileError(InputError):
     """A file that cannot be read, written or trusted."""
+
+
+def did_you_mean(name: Any, known: Iterable[str], few: int = 0) -> str:
+    """A hint that goes after an unknown name: ", did you mean ...?" with the nearest known one (any case), or nothing.
+
+    Where there are at most `few` known names, "; one of ..." names them all instead.
+    """
+    names = list(known)
+    if len(names) <= few:
+        return "; one of " + ", ".join(known or '""' for known in names)
+    folded = {known.casefold(): known for known in reversed(names)}
+    found = difflib.get_close_matches(name[:100].casefold(), folded, 1, 0.5) if isinstance(name, str) else None
+    return f", did you mean {folded[found[0]]}?" if found else ""
+
+
+def shown(value: Any, length: int = 60) -> str:
+    """A value as an error message shows it: its repr, cut to a length that fits a line."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = type(value).__name__
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def listed(items: Iterable[Any], most: int = 3) -> str:
+    """The first of some names, comma between, with "..." only where there are more."""
+    names = [str(item) for item in items]
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,29 @@
+"""What is read, and how images are prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """A data set and its preparation; the keys of DATA say the same."""
+
+    dataset: str = "imagefolder"  # digits | imagefolder | cifar10 | imagenet | digit_scenes | coco | voc
+    root: str = ""  # folder of the images; digit_scenes: where to write it, "": the cache
+    class_fraction: float = 1.0  # imagefolder, imagenet: random share of the classes to keep
+    split_seed: int = 0  # chooses those classes, and which images of a single folder are for validation and test
+    val_fraction: float = 0.1  # share for validation, of cifar10 and of folders without val/
+    test_fraction: float = 0.1  # share for the test, of a folder that is not split at all
+    mean: Sequence[float] = (0.485, 0.456, 0.406)  # of red, green and blue, for images in 0..1
+    std: Sequence[float] = (0.229, 0.224, 0.225)  # as mean
+    crop_ratio: float = 0.875  # image files of a class, not augmented: side of the central crop over the shorter side
+    interpolation: str = "bilinear"  # bilinear | bicubic, of every resize
+    augment: str = "none"  # none | affine | crop | randaugment
+    crop_scale: float = 0.08  # crop, randaugment: smallest area of a crop, as a share of the image
+    randaugment_magnitude: int = 9  # strength of its two operations, 0 to 30
+    erase: float = 0.0  # probability of erasing a rectangle of a training image
+    mixup: float = 0.0  # alpha of MixUp in training; 0 = off
+    workers: int = 2  # processes that read image files, for each training process
+    max_skipped_share: float = 0.01  # stop when more than this share of the images cannot be read

@@ -1,0 +1,37 @@
+"""How a space is searched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """A search; the keys of SEARCH say the same."""
+
+    target: float = 400_000.0  # multiply-adds or parameters the derived network shall have
+    objective: str = "macs"  # macs | params: the cost that target limits
+    strategy: str = "dmasking"  # one of search.strategies.STRATEGIES
+    cost_weight: float = 1.0  # of |cost / target - 1| beside the cross-entropy
+    epochs: int = 30  # each trains the weights, then alpha
+    batch_size: int = 64  # images a step, over all processes and accumulated parts
+    warmup_fraction: float = 0.2  # share of the epochs in which only the weights learn
+    alpha_fraction: float = 0.2  # share of the training images that alpha learns from; the weights get the rest
+    weight_lr: float = 0.1  # SGD, cosine to 0 over the run
+    weight_momentum: float = 0.9  # Nesterov's is not used
+    weight_decay: float = 1e-4  # of the weights
+    alpha_lr: float = 0.1  # Adam, constant
+    alpha_weight_decay: float = 0.0  # of alpha
+    schedule: str = "geometric"  # of the temperature: geometric (start to end over the run) | paper (start, times exp(-decay))
+    tau_start: float = 5.0  # temperature of the first epoch
+    tau_end: float = 0.2  # geometric: of the last epoch
+    tau_decay: float = 0.045  # paper: per epoch
+    sharing: str = "none"  # none (each block type has its own weights) | full (one block for all)
+    recompute: bool = False  # compute candidates again in the backward pass: less memory, more time
+    resolution: str = "all"  # all (every input size each step) | sampled
+    draws: int = 2000  # archs drawn where the most probable one misses the target
+    candidates: int = 32  # of these, how many are compared
+    recalibration_images: int = 512  # training images that renew a candidate's norm statistics
+    tolerance: float = 0.05  # how far from the target a derived network may be, as a share of it
+    clip_grad: float = 0.0  # largest gradient norm of the weights; 0 = off
+    on_nan: str = "stop"  # stop | skip: what to do with a step whose loss or gradient is not finite

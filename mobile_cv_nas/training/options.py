@@ -1,0 +1,27 @@
+"""How a network is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """A recipe; the keys of TRAIN say the same."""
+
+    epochs: int = 45  # passes over the training images
+    batch_size: int = 64  # images a step, over all processes and accumulated parts
+    optimizer: str = "sgd"  # sgd | rmsprop
+    lr: float = 0.2  # after the warm-up; cosine to 0 over the run
+    momentum: float = 0.9  # of either optimizer
+    nesterov: bool = False  # sgd: Nesterov's momentum
+    rmsprop_decay: float = 0.9  # rmsprop: of the mean square
+    rmsprop_eps: float = 1e-3  # rmsprop: added to its root
+    weight_decay: float = 5e-4  # of convolution and linear weights; norms and biases have none
+    warmup_epochs: float = 0.0  # linear rise of the learning rate from 0; may be a fraction
+    label_smoothing: float = 0.0  # share of the probability spread over all classes
+    ema_decay: float = 0.0  # of the moving average of the weights, which is then the result; 0 = off
+    clip_grad: float = 0.0  # largest gradient norm; 0 = off
+    on_nan: str = "stop"  # stop | skip: what to do with a step whose loss or gradient is not finite
+    eval_every: int = 1  # epochs between validations; the last epoch is always validated
+    eval_batch_size: int = 256  # images a step in validation and test, of each process
