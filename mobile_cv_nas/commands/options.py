@@ -1,0 +1,45 @@
+"""From a configuration to the plain options that the library takes: the only place that knows both."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from yacs.config import CfgNode
+
+from ..data.options import DataOptions
+from ..engine.runtime import RuntimeOptions
+from ..search.options import SearchOptions
+from ..tasks.options import HeadOptions
+from ..training.options import Recipe, TrainOptions
+
+Options = TypeVar("Options")
+
+
+def options_of(kind: type[Options], cfg: CfgNode, section: str) -> Options:
+    """The options of a section: a field has the name of its key in lower case, or says in its metadata which key it is."""
+    values = {}
+    for one in fields(kind):  # type: ignore[arg-type]
+        node: Any = cfg
+        for part in one.metadata.get("key", f"{section}.{one.name.upper()}").split("."):
+            node = node[part]
+        values[one.name] = tuple(node) if isinstance(node, list) else node
+    return kind(**values)
+
+
+def data_options(cfg: CfgNode) -> DataOptions:
+    return options_of(DataOptions, cfg, "DATA")
+
+
+def train_options(cfg: CfgNode) -> TrainOptions:
+    return options_of(TrainOptions, cfg, "TRAIN")
+
+
+def search_options(cfg: CfgNode) -> SearchOptions:
+    return options_of(SearchOptions, cfg, "SEARCH")
+
+
+def recipe_of(cfg: CfgNode) -> Recipe:
+    """Everything of a configuration beside the search, the network and the folder."""
+    head, runtime = options_of(HeadOptions, cfg, "HEAD"), options_of(RuntimeOptions, cfg, "RUNTIME")
+    return Recipe(train_options(cfg), data_options(cfg), head, runtime, cfg.SEED)
