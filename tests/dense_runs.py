@@ -11,8 +11,8 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.commands.options import data_from as build_data
 from mobile_cv_nas.config.keys import DETECTORS, load_config
-from mobile_cv_nas.data import build_data
 from mobile_cv_nas.data.digit_scenes import write_digit_scenes
 from mobile_cv_nas.engine.runtime import start_runtime
 from mobile_cv_nas.tasks.task import Task

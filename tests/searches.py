@@ -7,8 +7,8 @@ import torch
 from yacs.config import CfgNode
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.commands.options import data_from as build_data
 from mobile_cv_nas.config.keys import load_config
-from mobile_cv_nas.data import build_data
 from mobile_cv_nas.engine.runtime import start_runtime
 from mobile_cv_nas.search import Searcher
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..arch import SearchSpace
-from ..data import Data, DataError, build_loader, derive_seed
+from ..commands.options import loader_from as build_loader
+from ..data import Data, DataError, derive_seed
 from ..engine.checkpoint import StopRequest, rng_state, set_rng_state
 from ..engine.runtime import MAX_DROPPED, NotFinite, Runtime, count_skipped, seed_everything
 from ..networks.supernet import Supernet

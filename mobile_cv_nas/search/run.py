@@ -16,8 +16,10 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..arch import ArchDef, SearchSpace
+from ..commands.options import data_from as build_data
+from ..commands.options import loader_from as build_loader
 from ..config.keys import ConfigError
-from ..data import Data, Loader, build_data, build_loader
+from ..data import Data, Loader
 from ..engine.checkpoint import RunFolder, StopRequest, check_fingerprint, load_latest, save_checkpoint
 from ..engine.runtime import CHECKPOINTS, MetricsLog, Runtime, fingerprint, open_run, start_runtime, write_result
 from ..files import atomic_open, atomic_write

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from ..arch import ArchDef
+from ..commands.options import data_from as build_data
+from ..commands.options import loader_from as build_loader
 from ..config.keys import DETECTORS
-from ..data import Loader, build_data, build_loader, derive_seed
+from ..data import Loader, derive_seed
 from ..engine.runtime import Runtime, count_skipped, start_runtime
 from ..networks.backbone import FeatureBackbone
 from ..networks.build import build_model

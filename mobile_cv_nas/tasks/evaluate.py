@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from ..arch import ArchDef
-from ..data import build_data, build_loader
+from ..commands.options import data_from as build_data
+from ..commands.options import loader_from as build_loader
 from ..engine.runtime import Runtime, start_runtime
 from ..networks.build import build_model
 from ..networks.counting import count

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from ..arch import ArchDef
-from ..data import Data, DataError, Loader, build_loader, derive_seed
+from ..commands.options import loader_from as build_loader
+from ..data import Data, DataError, Loader, derive_seed
 from ..engine.runtime import Runtime, seed_everything
 from ..networks.build import build_model
 from ..networks.counting import count

@@ -12,8 +12,9 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..arch import ArchDef
+from ..commands.options import data_from as build_data
 from ..config.keys import DETECTORS, SEGMENTERS, ConfigError, dump_config
-from ..data import Data, build_data
+from ..data import Data
 from ..engine.checkpoint import RunFolder, StopRequest, check_fingerprint, load_latest, rng_state, save_checkpoint, set_rng_state
 from ..engine.runtime import (
     CHECKPOINTS,

@@ -10,8 +10,8 @@ from helpers import StopAfter, read_metrics
 from searches import Quiet, build_searcher, outcome, same, tiny_cfg
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.commands.options import data_from as build_data
 from mobile_cv_nas.config.keys import ConfigError, load_config
-from mobile_cv_nas.data import build_data
 from mobile_cv_nas.engine.checkpoint import StopRequest, load_latest
 from mobile_cv_nas.engine.runtime import NotFinite
 from mobile_cv_nas.search import check_target, search_and_train, summary_table, temperature
