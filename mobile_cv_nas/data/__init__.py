@@ -1,6 +1,21 @@
 """Images for searching, training and testing: data sets, splits and loaders that can resume."""
 
-from .data_set import Data, DataError, Split, build_data
-from .loader import Loader, build_loader, derive_seed
+from .build import build_data, build_loader, data_of
+from .data_set import Data, DataError, Source, Split
+from .loader import Loader, derive_seed
+from .options import DataOptions
+from .transforms import Preprocess
 
-__all__ = ["Data", "DataError", "Loader", "Split", "build_data", "build_loader", "derive_seed"]
+__all__ = [
+    "Data",
+    "DataError",
+    "DataOptions",
+    "Loader",
+    "Preprocess",
+    "Source",
+    "Split",
+    "build_data",
+    "build_loader",
+    "data_of",
+    "derive_seed",
+]

@@ -35,8 +35,12 @@ class _Image:
         return f"image {self.id} ({self.name}, {self.size[0]}x{self.size[1]})"
 
 
-def read(annotations: Path, images: Path, task: str) -> Annotated:
-    """As `read_coco`, which see."""
+def read_coco(annotations: Path, images: Path, task: str) -> Annotated:
+    """A file in COCO's format and the folder of its images; `task` is "detect" (Boxes) or "segment" (CocoMask).
+
+    All images are kept, those without objects too, in the file's order; categories are in the order of their ids.
+    Raises DataError, which names the file, the image or annotation and the remedy, for anything amiss.
+    """
     if task not in ("detect", "segment"):
         raise ValueError(f"task {task!r} is neither 'detect' nor 'segment'")
     if task == "segment":

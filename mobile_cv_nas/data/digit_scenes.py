@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from ..weights.fetch import cache_folder
 from .data_set import DataError
+from .digits import digits as read_digits
 
 _LOG = logging.getLogger(__name__)
 SIZE = 128  # pixels, of the square canvas
@@ -33,15 +35,13 @@ _HUFFMAN = 2  # zlib's Z_HUFFMAN_ONLY: of noise it makes smaller files than its 
 
 
 def digit_scenes(root: str = "") -> Path:
-    """The folder of digit_scenes, written if it is not there: `root`, else one in the cache of the zoo's weights.
+    """The folder of digit_scenes, written if it is not there: `root`, else one in the cache folder.
 
     Raises DataError if it cannot be written, or `root` holds something else.
     """
     if root:
         folder = Path(os.path.expanduser(root))
     else:
-        from ..model_zoo.weights import cache_folder
-
         folder = cache_folder() / "digit_scenes_v1"
     if _complete(folder):
         return folder
@@ -112,13 +112,12 @@ class _Digit:
 
 def _scans() -> dict[str, _Scans]:
     """The splits of the data set `digits`: no scan is in two of them."""
-    from .data_set import _digits
-
-    data = _digits()
+    data = read_digits()
     images = np.asarray(data.train.source.images[:, 0], np.float64)
     digits = np.asarray(data.train.source.labels)
     splits = {"train": data.train, "val": data.val, "test": data.test}
-    return {name: _Scans(images[list(split.indices)], digits[list(split.indices)]) for name, split in splits.items()}
+    chosen = {name: list(split.indices) for name, split in splits.items() if split is not None}
+    return {name: _Scans(images[indices], digits[indices]) for name, indices in chosen.items()}
 
 
 def _scene(scans: _Scans, rng: np.random.Generator) -> tuple[np.ndarray, list[_Digit]]:

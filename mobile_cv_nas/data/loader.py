@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
-from yacs.config import CfgNode
 
 from .data_set import DataError, Split
-from .images import BadImage, affine_batch, decode, image_transform
-from .transforms import BoxTransform, MaskTransform
+from .images import BadImage, open_image
+from .options import DataOptions
 
 _LOG = logging.getLogger(__name__)
 _MAX_RESTARTS = 3  # of readers that died, without a batch in between
@@ -46,14 +45,17 @@ class _Batch(NamedTuple):
     bad: list[tuple[int, str]]  # positions that could not be read, and why
 
 
-Transform = Callable[..., Any]  # (image, label) to both as a network takes them; of a source in memory (images, generator)
+# (image, label) to both as a network takes them; of a source in memory (images, generator) to images.
+# Its attribute `collate` makes a batch of such.
+Transform = Callable[..., Any]
 
 
 class _Reader(Dataset):
     """Makes batches from keys. Randomness is seeded by (seed, epoch, image), never by the order of reading."""
 
-    def __init__(self, split: Split, train: bool, seed: int, transform: Transform, collate: Callable[[list], Any]):
-        self.split, self.train, self.seed, self.transform, self.collate = split, train, seed, transform, collate
+    def __init__(self, split: Split, train: bool, seed: int, transform: Transform, background: str):
+        self.split, self.train, self.seed, self.transform, self.background = split, train, seed, transform, background
+        self.collate = getattr(transform, "collate", default_collate)
 
     def __getitems__(self, key: _Key) -> _Batch:
         source, indices = self.split.source, self.split.indices
@@ -73,20 +75,25 @@ class _Reader(Dataset):
 
     def _read(self, epoch: int, position: int, bad: list[tuple[int, str]]) -> tuple[Any, Any] | None:
         """The image there. In training a bad one gives way to the next, so that all batches have the same size."""
-        source, indices = self.split.source, self.split.indices
+        indices = self.split.indices
         for offset in range(_MAX_TRIES if self.train else 1):
             place = (position + offset) % len(indices)
             index = indices[place]
             try:
-                image = decode(source.images[index], whole=source.kind != "classes")  # labels are of places in the whole
                 if not self.train:
-                    return self.transform(image, source.labels[index])
+                    return self._prepared(index)
                 with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(derive_seed(self.seed, epoch, index))
-                    return self.transform(image, source.labels[index])
+                    torch.manual_seed(derive_seed(self.seed, epoch, index))  # also for what a Dataset draws itself
+                    return self._prepared(index)
             except (BadImage, DataError) as error:  # the second of its annotations
                 bad.append((place, str(error)))
         return None
+
+    def _prepared(self, index: int) -> tuple[Any, Any]:
+        image, label = self.split.source.item(index)
+        if not (isinstance(image, Tensor) and image.is_floating_point()):  # such a one is prepared already
+            image = open_image(image, self.background)
+        return self.transform(image, label)
 
 
 class Loader:
@@ -94,7 +101,7 @@ class Loader:
 
     Training: a new random order each epoch, the same on any machine; images beyond the last whole step are left
     out. Testing: every image once, in order, divided among the processes. Images that cannot be read are left out
-    with a warning and stay in `skipped`; more than `max_skipped` of all raise DataError. A reading process that dies
+    with a warning and stay in `skipped`; more than the share `max_skipped_share` raise DataError. A reading process that dies
     is replaced.
     """
 
@@ -106,18 +113,21 @@ class Loader:
         train: bool,
         seed: int = 0,
         shard: tuple[int, int] = (0, 1),
-        workers: int = 0,
-        max_skipped: float = 0.01,
-        collate: Callable[[list], Any] = default_collate,
+        options: DataOptions | None = None,
     ):
-        if train and batch_size * shard[1] > len(split):
-            raise DataError(f"{len(split)} training images are fewer than the {batch_size * shard[1]} of one batch")
+        options = options or DataOptions(workers=0)
+        step = batch_size * shard[1]
+        if train and step > len(split):
+            raise DataError(
+                f"{len(split)} training images are fewer than the {step} of one step (TRAIN.BATCH_SIZE, in a search SEARCH.BATCH_SIZE); "
+                f"lower that to {len(split)} or less, or add images to the train split"
+            )
         self.split, self.train, self.seed = split, train, seed
         self.batch_size, self.shard = batch_size, shard
-        self.max_skipped = max_skipped
+        self.max_skipped = options.max_skipped_share
         self.skipped: set[int] = set()  # positions in the split
-        self._reader = _Reader(split, train, seed, transform, collate)
-        self._workers = 0 if split.source.in_memory else workers
+        self._reader = _Reader(split, train, seed, transform, options.background)
+        self._workers = 0 if split.source.in_memory else options.workers
         self._keys = _Keys()
         self._loader: DataLoader | None = None
 
@@ -241,57 +251,3 @@ def _end_workers() -> None:
     for worker in _WORKERS:
         if worker.is_alive():
             worker.kill()
-
-
-class _TensorTransform:
-    """Resizes and normalises a batch of a source in memory, (N, 1 or 3, h, w) to (N, 3, S, S)."""
-
-    def __init__(self, data: CfgNode, input_size: int, train: bool):
-        self.mean, self.std = torch.tensor(data.MEAN).view(1, 3, 1, 1), torch.tensor(data.STD).view(1, 3, 1, 1)
-        self.size, self.mode = (input_size, input_size), data.INTERPOLATION
-        self.affine = train and data.AUGMENT == "affine"
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        images = torch.nn.functional.interpolate(images, self.size, mode=self.mode, align_corners=False, antialias=True)
-        if self.affine:
-            images = affine_batch(images, generator)
-        return (images - self.mean) / self.std
-
-
-def build_loader(
-    cfg: CfgNode,
-    split: Split,
-    input_size: int,
-    batch_size: int,
-    train: bool,
-    shard: tuple[int, int] = (0, 1),
-    seed: int | None = None,
-    label_size: int | None = None,
-) -> Loader:
-    """The loader of a split as `cfg.DATA` says. `batch_size` is that of this process; `shard` its (rank, world).
-
-    Masks have the size `label_size`, by default that of the images. Images for a detector keep their size: it resizes them.
-    """
-    source = split.source
-    transform: Transform
-    collate: Callable[[list], Any] = default_collate
-    if source.kind == "boxes":
-        transform, collate = BoxTransform(cfg.DATA, train), _identity
-    elif source.kind == "masks":
-        transform = MaskTransform(cfg.DATA, input_size, label_size or input_size, train)
-    elif source.in_memory:
-        transform = _TensorTransform(cfg.DATA, input_size, train)
-    else:
-        transform = _Labelled(image_transform(cfg.DATA, input_size, train))
-    seed = cfg.SEED if seed is None else seed
-    return Loader(split, transform, batch_size, train, seed, shard, cfg.DATA.WORKERS, cfg.DATA.MAX_SKIPPED_SHARE, collate)
-
-
-class _Labelled:
-    """Transforms an image and hands its label on."""
-
-    def __init__(self, transform: Callable[[Any], Tensor]):
-        self.transform = transform
-
-    def __call__(self, image: Any, label: int) -> tuple[Tensor, int]:
-        return self.transform(image), label

@@ -16,7 +16,7 @@ class DataOptions:
     split_seed: int = 0  # chooses those classes, and which images of a single folder are for validation and test
     val_fraction: float = 0.1  # share for validation, of cifar10 and of folders without val/
     test_fraction: float = 0.1  # share for the test, of a folder that is not split at all
-    mean: Sequence[float] = (0.485, 0.456, 0.406)  # of red, green and blue, for images in 0..1
+    mean: Sequence[float] = (0.485, 0.456, 0.406)  # of each channel (red, green and blue; one for grey), for images in 0..1
     std: Sequence[float] = (0.229, 0.224, 0.225)  # as mean
     crop_ratio: float = 0.875  # image files of a class, not augmented: side of the central crop over the shorter side
     interpolation: str = "bilinear"  # bilinear | bicubic, of every resize
@@ -25,5 +25,7 @@ class DataOptions:
     randaugment_magnitude: int = 9  # strength of its two operations, 0 to 30
     erase: float = 0.0  # probability of erasing a rectangle of a training image
     mixup: float = 0.0  # alpha of MixUp in training; 0 = off
+    background: str = "white"  # white | black: what is behind transparent parts of an image
+    on_bad: str = "stop"  # stop | skip: what to do with a record of a COCO file that cannot be used
     workers: int = 2  # processes that read image files, for each training process
     max_skipped_share: float = 0.01  # stop when more than this share of the images cannot be read

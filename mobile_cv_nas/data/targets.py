@@ -1,4 +1,4 @@
-"""What images show: boxes and masks, read from COCO's and Pascal VOC's files. No image is opened here."""
+"""What images show: boxes and masks, as COCO's and Pascal VOC's files describe them. No image is opened here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,6 @@ from .data_set import DataError
 IGNORED = 255  # the value of a pixel that neither trains nor counts
 MAX_CLASSES = 254  # of a mask: one byte a pixel, 0 is the background
 MAX_MASK_BYTES = 200_000_000  # of a mask's file
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
-
-
-# -- targets ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +113,22 @@ class VocMask:
         return values
 
 
-Target = Boxes | CocoMask | VocMask
+@dataclass(frozen=True, eq=False)
+class ArrayMask:
+    """A mask that is there already: class numbers, uint8 (H, W)."""
+
+    values: np.ndarray
+    name: str  # of the image, for messages
+
+    def mask(self, shape: tuple[int, int]) -> np.ndarray:
+        """As `CocoMask.mask`."""
+        if self.values.shape != tuple(shape):
+            height, width = self.values.shape
+            raise DataError(f"{self.name}: a mask of {width}x{height} pixels, its image {shape[1]}x{shape[0]}; make them equal")
+        return self.values
+
+
+Target = Boxes | CocoMask | VocMask | ArrayMask
 
 
 @dataclass(frozen=True)
@@ -136,18 +143,7 @@ class Annotated:
         return len(self.paths)
 
 
-# -- COCO ---------------------------------------------------------------------------------------------
-
-
-def read_coco(annotations: Path, images: Path, task: str) -> Annotated:
-    """A file in COCO's format and the folder of its images; `task` is "detect" (Boxes) or "segment" (CocoMask).
-
-    All images are kept, those without objects too, in the file's order; categories are in the order of their ids.
-    Raises DataError, which names the file, the image or annotation and the remedy, for anything amiss.
-    """
-    from .coco import read
-
-    return read(annotations, images, task)
+# -- checks -------------------------------------------------------------------------------------------
 
 
 def pycocotools(name: str) -> Any:
@@ -178,69 +174,10 @@ def check_present(missing: list[str], total: int, folder: object, what: str) -> 
         raise DataError(f"{folder}: {len(missing)} of {total} {what} are missing ({names}); add them or name another folder")
 
 
-# -- Pascal VOC ---------------------------------------------------------------------------------------
-
-
-def read_voc(root: Path, split: str) -> Annotated:
-    """Masks as Pascal VOC keeps them: the images that ROOT/ImageSets/Segmentation/SPLIT.txt lists, one a line.
-
-    The images are in ROOT/JPEGImages (.jpg, .jpeg or .png), the masks in ROOT/SegmentationClass (.png). The classes are
-    those of ROOT/labels.txt or ROOT/classes.txt (one a line, without the background), else VOC's 20. Raises DataError.
-    """
-    root = Path(root)
-    listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    names = [line.split()[0] for line in _lines(listed, "it lists the images, one name a line")]
-    if not names:
-        raise DataError(f"{listed}: empty; list the images, one name a line")
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise DataError(f"{listed}: {name!r} is listed twice; remove one")
-        if leaves(name):
-            raise DataError(f"{listed}: {name!r} leads out of the folder; list plain names")
-        seen.add(name)
-    categories = _voc_categories(root)
-    paths = [_first(root / "JPEGImages", name, (".jpg", ".jpeg", ".png")) for name in names]
-    check_present([n for n, path in zip(names, paths) if path is None], len(names), root / "JPEGImages", f"images of {listed.name}")
-    masks = [_first(root / "SegmentationClass", name, (".png",)) for name in names]
-    check_present([n for n, path in zip(names, masks) if path is None], len(names), root / "SegmentationClass", f"masks of {listed.name}")
-    return Annotated([str(path) for path in paths], [VocMask(str(path), len(categories)) for path in masks], categories)
-
-
 def leaves(name: str) -> bool:
     """Whether a file name leads, or could lead on another system, out of the folder it is relative to."""
     parts = name.replace("\\", "/").split("/")
     return not parts[0] or ".." in parts or parts[0][1:2] == ":" or "\0" in name
-
-
-def _first(folder: Path, name: str, endings: tuple[str, ...]) -> str | None:
-    return next((path for ending in endings if os.path.isfile(path := os.path.join(folder, name + ending))), None)
-
-
-def _lines(path: Path, purpose: str) -> list[str]:
-    """The lines of a text file that are not blank."""
-    if not os.path.isfile(path):
-        raise DataError(f"{path}: no such file; {purpose}")
-    check_size(str(path), MAX_MASK_BYTES)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}); {purpose}") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _voc_categories(root: Path) -> tuple[str, ...]:
-    for path in (root / "labels.txt", root / "classes.txt"):
-        if not path.exists():
-            continue
-        names = tuple(_lines(path, "it names the classes, one a line"))
-        if not 1 <= len(names) <= MAX_CLASSES:
-            raise DataError(f"{path}: {len(names)} classes; name 1 to {MAX_CLASSES}, one a line")
-        if names[0].strip("_").lower() == "background":
-            raise DataError(f"{path}: names the background, which is class 0 in any case; remove that line")
-        check_names(names, path)
-        return names
-    return VOC_CLASSES
 
 
 def check_names(names: Sequence[str], path: object) -> None:

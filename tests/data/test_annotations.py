@@ -14,8 +14,8 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from mobile_cv_nas.data import DataError, coco
-from mobile_cv_nas.data import targets as annotations
-from mobile_cv_nas.data.targets import VOC_CLASSES, read_coco, read_voc
+from mobile_cv_nas.data.coco import read_coco
+from mobile_cv_nas.data.voc import VOC_CLASSES, read_voc
 
 SQUARE = [[2.0, 1.0, 8.0, 1.0, 8.0, 7.0, 2.0, 7.0]]
 LEFT = {"size": [10, 12], "counts": [0, 50, 70]}  # the first five columns
@@ -366,5 +366,5 @@ def test_what_a_voc_folder_may_lack_is_said(voc, monkeypatch):
     (voc / "labels.txt").unlink()
     (voc / "SegmentationClass/two.png").unlink()
     refused(r"SegmentationClass: 1 of 2 masks of train.txt are missing \(two\)")
-    monkeypatch.setattr(annotations, "MAX_MASK_BYTES", 3)
+    monkeypatch.setattr("mobile_cv_nas.data.voc.MAX_MASK_BYTES", 3)
     refused("larger than the limit of 3 bytes")

@@ -13,11 +13,14 @@ import torch
 from helpers import image_folder, quick_cfg
 from PIL import Image
 
+from mobile_cv_nas.commands.options import data_from as build_data
+from mobile_cv_nas.commands.options import loader_from as build_loader
 from mobile_cv_nas.config.keys import load_config
-from mobile_cv_nas.data import DataError, Split, build_data, build_loader
+from mobile_cv_nas.data import DataError, Split
 from mobile_cv_nas.data.data_set import Source
-from mobile_cv_nas.data.images import BadImage, affine_batch, decode
+from mobile_cv_nas.data.images import BadImage, middle, open_image
 from mobile_cv_nas.data.targets import Boxes
+from mobile_cv_nas.data.transforms import affine_batch
 
 
 def folder_cfg(root, *opts):
@@ -248,19 +251,19 @@ def bad_images(folder):
 
 def test_unusual_images_are_read(tmp_path):
     for name in odd_images(tmp_path):
-        image = decode(str(tmp_path / name))
+        image = open_image(str(tmp_path / name))
         assert image.mode == "RGB", name
-        assert max(image.size) <= 8 * min(image.size), name
+        assert max(middle(image).size) <= 8 * min(image.size), name
     truth = pixels().astype(int)
     for name in ("rgba.png", "grey16.png", "grey32.tiff", "float.tiff"):  # and not cut at 255 or to black
         expected = truth if name == "rgba.png" else truth[..., :1].repeat(3, 2)
-        assert np.abs(np.asarray(decode(str(tmp_path / name)), dtype=int) - expected).max() <= 1, name
+        assert np.abs(np.asarray(open_image(str(tmp_path / name)), dtype=int) - expected).max() <= 1, name
 
 
 def test_bad_images_are_told_from_good_ones(tmp_path):
     for name in bad_images(tmp_path):
         with pytest.raises(BadImage):
-            decode(str(tmp_path / name))
+            open_image(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("augment", ["none", "affine", "crop", "randaugment"])
@@ -302,7 +305,7 @@ def test_bad_images_are_skipped_once_named_and_counted(tmp_path, caplog, workers
 def test_a_named_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(BadImage):
-        decode(str(tmp_path / "pipe.png"))
+        open_image(str(tmp_path / "pipe.png"))
 
 
 def test_too_many_bad_images_stop(tmp_path):
@@ -356,10 +359,10 @@ def test_readers_leave_a_signal_to_the_main_process(tmp_path, caplog, number):
 def test_python_can_exit_while_a_loader_is_in_use(tmp_path):
     image_folder(tmp_path, {"a": 20, "b": 20})
     code = (
+        "from mobile_cv_nas.commands.options import data_from, loader_from\n"
         "from mobile_cv_nas.config import load_config\n"
-        "from mobile_cv_nas.data import build_data, build_loader\n"
         f"cfg = load_config(None, ['DATA.DATASET', 'imagefolder', 'DATA.ROOT', {str(tmp_path)!r}])\n"
-        "batches = build_loader(cfg, build_data(cfg).train, 8, 4, True).epoch()\n"
+        "batches = loader_from(cfg, data_from(cfg).train, 8, 4, True).epoch()\n"
         "print(len(next(batches)[1]), flush=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
@@ -369,7 +372,7 @@ def test_python_can_exit_while_a_loader_is_in_use(tmp_path):
 def test_a_very_long_image_keeps_its_boxes(tmp_path):
     """Of one with a class the middle is taken, before it is resized; places in it must not move."""
     Image.fromarray(np.zeros((10, 90, 3), np.uint8)).save(tmp_path / "long.png")
-    assert decode(tmp_path / "long.png").size == (80, 10)
+    assert middle(open_image(tmp_path / "long.png")).size == (80, 10)
     boxes = Boxes(1, (90, 10), np.array([[0, 0, 90, 10]], np.float32), np.array([1]), np.array([False]))
     source = Source([str(tmp_path / "long.png")], [boxes], "boxes")
     cfg = load_config(None, ["DATA.DATASET", "digit_scenes", "HEAD.NAME", "ssdlite", "DATA.WORKERS", "0"])

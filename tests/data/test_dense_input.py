@@ -9,8 +9,10 @@ from dense_runs import HEADS, dense_arch, dense_cfg, edit_annotations, task_of
 from helpers import quick_cfg, run_tool
 from PIL import Image
 
+from mobile_cv_nas.commands.options import data_from as build_data
+from mobile_cv_nas.commands.options import data_options
 from mobile_cv_nas.config.keys import ConfigError, load_config
-from mobile_cv_nas.data import DataError, build_data
+from mobile_cv_nas.data import DataError
 from mobile_cv_nas.data.transforms import BoxTransform, MaskTransform
 from mobile_cv_nas.engine.runtime import start_runtime
 from mobile_cv_nas.errors import InputError
@@ -182,8 +184,8 @@ def drawn(scenes, index):
 
 @pytest.mark.parametrize("augment", ["none", "affine", "crop"])
 def test_boxes_and_masks_move_with_the_image(scenes, augment):
-    data = dense_cfg("ssdlite", scenes, scenes, "DATA.AUGMENT", augment).DATA
-    data.MEAN, data.STD = [0.0] * 3, [1.0] * 3
+    cfg = dense_cfg("ssdlite", scenes, scenes, "DATA.AUGMENT", augment, "DATA.MEAN", "[0, 0, 0]", "DATA.STD", "[1, 1, 1]")
+    data = data_options(cfg)
     outside = 0
     for index in range(8):
         picture, boxes, mask = drawn(scenes, index)

@@ -10,8 +10,8 @@ from pycocotools.coco import COCO
 
 from mobile_cv_nas.data import DataError
 from mobile_cv_nas.data import digit_scenes as scenes
+from mobile_cv_nas.data.coco import read_coco
 from mobile_cv_nas.data.digit_scenes import digit_scenes, write_digit_scenes
-from mobile_cv_nas.data.targets import read_coco
 
 FEW = {"train": 24, "val": 6, "test": 12}
 

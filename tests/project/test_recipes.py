@@ -13,7 +13,7 @@ from PIL import Image
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.config.keys import DETECTORS, SEGMENTERS, load_config
-from mobile_cv_nas.data.targets import VOC_CLASSES
+from mobile_cv_nas.data.voc import VOC_CLASSES
 from mobile_cv_nas.search import search_and_train
 from mobile_cv_nas.tasks.dense import load_head
 from mobile_cv_nas.training.trainer import run_training

@@ -11,8 +11,10 @@ from helpers import quick_cfg, read_metrics
 from PIL import Image
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.commands.options import data_from as build_data
+from mobile_cv_nas.commands.options import data_options
+from mobile_cv_nas.commands.options import loader_from as build_loader
 from mobile_cv_nas.config.keys import load_config
-from mobile_cv_nas.data import build_data, build_loader
 from mobile_cv_nas.data.transforms import MaskTransform
 from mobile_cv_nas.engine.runtime import start_runtime
 from mobile_cv_nas.engine.step import Stepper
@@ -153,7 +155,7 @@ def test_average_precision_by_hand(scenes):
 def test_mean_iou_of_a_segmenter_by_hand(scenes):
     task = task_of("lraspp", scenes, "HEAD.LOW_STRIDE", "4", label_size=128)  # logits are resized to masks that are larger than the images
     source = task.data.test.source
-    transform = MaskTransform(task.cfg.DATA, 64, 128, train=False)
+    transform = MaskTransform(data_options(task.cfg), 64, 128, train=False)
     confusion, loss, network = Confusion(11), 0.0, task.network.eval()
     for path, target in zip(source.images, source.labels, strict=True):
         with Image.open(path) as image, torch.no_grad():

@@ -8,8 +8,9 @@ from helpers import run_tool
 from PIL import Image
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.data import build_data
-from mobile_cv_nas.data.images import decode
+from mobile_cv_nas.commands.options import data_from as build_data
+from mobile_cv_nas.commands.options import data_options
+from mobile_cv_nas.data.images import open_image as decode
 from mobile_cv_nas.data.transforms import BoxTransform, MaskTransform
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.tasks.dense import load_head
@@ -169,7 +170,7 @@ def test_images_reach_the_networks_as_in_training(made):
     _, content = load_head(made / "segment.safetensors")
     torch.manual_seed(0)
     network = nas.build_segmenter("lraspp", dense_arch(), 11).eval()  # at random it sees all kinds of things
-    image, _ = MaskTransform(cfg.DATA, 64, 128, train=False)(decode(source.images[0]), source.labels[0])
+    image, _ = MaskTransform(data_options(cfg), 64, 128, train=False)(decode(source.images[0]), source.labels[0])
     with torch.inference_mode():
         logits = torch.nn.functional.interpolate(network(image[None])["out"], (128, 128), mode="bilinear", align_corners=False)
     mask = segment(network, content, open_image(source.images[0]))
@@ -179,7 +180,7 @@ def test_images_reach_the_networks_as_in_training(made):
     cfg = dense_cfg("ssdlite", made / "scenes", made)
     source = build_data(cfg).val.source
     network, content = load_head(made / "detect.safetensors")
-    image, _ = BoxTransform(cfg.DATA, train=False)(decode(source.images[0]), source.labels[0])
+    image, _ = BoxTransform(data_options(cfg), train=False)(decode(source.images[0]), source.labels[0])
     with torch.inference_mode():
         (prediction,) = network([image])
     found = detect(network, content, open_image(source.images[0]))

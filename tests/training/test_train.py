@@ -9,8 +9,8 @@ from helpers import ROOT, StopAfter, digests, image_folder, quick_cfg, read_metr
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.commands.options import data_from as build_data
 from mobile_cv_nas.config.keys import load_config
-from mobile_cv_nas.data import build_data
 from mobile_cv_nas.engine.runtime import start_runtime
 from mobile_cv_nas.engine.step import Stepper
 from mobile_cv_nas.tasks.task import CrossEntropy
