@@ -6,13 +6,17 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
+# What searching, training and drawing need, and a user of the zoo does not.
+SEARCH = ["tensorboard>=2.16", "tqdm>=4.66", "matplotlib>=3.8", "scikit-learn>=1.4"]
 TIMM = ["timm>=1.0"]
 COCO = ["pycocotools>=2.0.7"]
 TEST = [
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "ruff>=0.6",
     "mypy>=1.11",
+    "import-linter>=2.6",
     "types-PyYAML",
     "types-tabulate",
     "types-tqdm",
@@ -44,14 +48,9 @@ setup(
         "pyyaml>=6.0",
         "tabulate>=0.9",
         "numpy>=1.26",
-        "scikit-learn>=1.4",
-        "accelerate>=1.0",
         "safetensors>=0.4.5",
-        "tensorboard>=2.16",
-        "tqdm>=4.66",
-        "matplotlib>=3.8",
     ],
-    extras_require={"timm": TIMM, "coco": COCO, "test": TEST + TIMM + COCO},
+    extras_require={"search": SEARCH, "timm": TIMM, "coco": COCO, "test": TEST + SEARCH + TIMM + COCO},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Operating System :: OS Independent",
