@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from helpers import ROOT, image_folder, read_metrics, run_tool
 from searches import outcome, same, tiny_options
 
