@@ -25,6 +25,14 @@ TEST = [
     "wheel",
 ]
 
+LINKS = ("model_zoo", "configs")
+PACKAGES = find_packages(include=["mobile_cv_nas", "mobile_cv_nas.*"])
+PACKAGE_DIR = {"": "."}
+for link in LINKS:
+    if not (ROOT / "mobile_cv_nas" / link).is_dir():  # a checkout without links: the folders are taken from where they are
+        PACKAGE_DIR[f"mobile_cv_nas.{link}"] = link
+        PACKAGES += [f"mobile_cv_nas.{link}", *(f"mobile_cv_nas.{link}.{name}" for name in find_packages(str(ROOT / link)))]
+
 setup(
     name="mobile_cv_nas",
     version="0.1.0",
@@ -35,8 +43,8 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     # mobile_cv_nas/model_zoo and mobile_cv_nas/configs are links to the top-level folders of those names.
-    package_dir={"": "."},
-    packages=find_packages(include=["mobile_cv_nas", "mobile_cv_nas.*"]),
+    package_dir=PACKAGE_DIR,
+    packages=PACKAGES,
     package_data={"": ["*.yaml", "**/*.yaml", "**/*.safetensors", "py.typed"]},
     include_package_data=False,
     install_requires=[

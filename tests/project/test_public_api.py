@@ -37,7 +37,7 @@ def test_every_name_can_be_imported() -> None:
     assert set(nas.__all__) <= set(dir(nas))
     assert all(getattr(nas, name) is not None for name in nas.__all__)
     with pytest.raises(AttributeError, match="no_such_name"):
-        nas.no_such_name
+        nas.no_such_name  # noqa: B018
 
 
 @pytest.mark.slow
