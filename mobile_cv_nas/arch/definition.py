@@ -11,7 +11,7 @@ import yaml
 
 from ..errors import FileError
 from ..files import atomic_write
-from ..nn.heads import Head, as_head
+from ..nn.heads import HeadDef
 from ..nn.shapes import Cost
 from .fields import ArchError
 from .parse import Layer, has_hidden, map_sizes, parse_table, read_table, reading
@@ -72,20 +72,21 @@ class ArchDef:
         rows = [[[b.name, b.channels, b.stride, 1, dict(b.options)] for b in stage] for stage in self.stages]
         return {"name": self.name, "input_size": self.input_size, "stages": rows}
 
-    def cost(self, num_classes: int | Head = 1000, in_channels: int = 3) -> Cost:
+    def cost(self, num_classes: int = 1000, in_channels: int = 3, head: HeadDef | None = None) -> Cost:
         """Exact MACs and parameters in closed form: what `mobile_cv_nas.count` measures.
 
-        `num_classes` is of the classifier, or the `Head` that takes its place.
+        `num_classes` is of the classifier; a `head` takes its place.
         """
         sizes = map_sizes(self.layers, self.input_size)
         total, c_in = Cost(0, 0), in_channels
-        head = as_head(num_classes)
-        read = {index: n for n, index in enumerate(head.reads(self.layers))}
+        head = head or HeadDef("classifier", num_classes)
+        indices = head.reads(self.layers)
+        sides = [sizes[0], *(sizes[index + 1] for index in indices)]
         for i, (layer, size) in enumerate(zip(reading(self.layers, in_channels), sizes)):
             total += layer.cost(layer.names[0], c_in, layer.channels[0], layer.hidden[0], size)
             c_in = layer.channels[0]
-            if i in read:
-                total += head.cost(read[i], c_in, sizes[i + 1] ** 2, sizes[0] ** 2)
+            if i in indices:
+                total += head.cost(indices.index(i), c_in, sides)
         return total
 
 

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from ..nn.choice import Choice
-from ..nn.heads import Head, as_head
+from ..nn.heads import HeadDef
 from ..nn.shapes import Cost
 from .definition import ArchDef, arch_of, save_table
 from .fields import ArchError
-from .parse import Layer, has_hidden, map_sizes, parse_table, read_table
+from .parse import Layer, has_hidden, map_sizes, parse_table, read_table, reading
 
 Picks = dict[str, int]
 """For each choice of a space, by name, the index of one option."""
@@ -158,19 +158,19 @@ class SearchSpace:
 
     # -- costs -------------------------------------------------------------------------------------------------------------------
 
-    def cost(self, arch: ArchDef, num_classes: int | Head = 1000, in_channels: int = 3) -> Cost:
+    def cost(self, arch: ArchDef, num_classes: int = 1000, in_channels: int = 3, head: HeadDef | None = None) -> Cost:
         """`arch.cost`, exact."""
-        return arch.cost(num_classes, in_channels)
+        return arch.cost(num_classes, in_channels, head)
 
-    def largest(self, num_classes: int | Head = 1000, by: str = "macs") -> ArchDef:
-        """The member with the most MACs (`by="macs"`) or parameters (`by="params"`), classifier (or `Head`) included; exact."""
-        return self._extreme(num_classes, by, largest=True)
+    def largest(self, num_classes: int = 1000, by: str = "macs", in_channels: int = 3, head: HeadDef | None = None) -> ArchDef:
+        """The member with the most MACs (`by="macs"`) or parameters (`by="params"`), classifier (or `head`) included; exact."""
+        return self._extreme(by, in_channels, head or HeadDef("classifier", num_classes), largest=True)
 
-    def smallest(self, num_classes: int | Head = 1000, by: str = "macs") -> ArchDef:
-        """The member with the fewest MACs or parameters, classifier (or `Head`) included; exact."""
-        return self._extreme(num_classes, by, largest=False)
+    def smallest(self, num_classes: int = 1000, by: str = "macs", in_channels: int = 3, head: HeadDef | None = None) -> ArchDef:
+        """The member with the fewest MACs or parameters, classifier (or `head`) included; exact."""
+        return self._extreme(by, in_channels, head or HeadDef("classifier", num_classes), largest=False)
 
-    def _extreme(self, num_classes: int | Head, by: str, largest: bool) -> ArchDef:
+    def _extreme(self, by: str, in_channels: int, head: HeadDef, largest: bool) -> ArchDef:
         """Dynamic programming over (layer, input width): a skip hands on a wider input, so greedy choices are wrong."""
         if by not in ("macs", "params"):
             raise ValueError(f"by must be macs or params, not {by!r}")
@@ -182,14 +182,14 @@ class SearchSpace:
         which = len(self.input_sizes) - 1 if largest else 0  # costs grow with the maps
         sizes = map_sizes(self.layers, self.input_sizes[which])
         # For each width that may reach a layer: the best total so far, and the picks that lead there as a linked list.
-        best: dict[int, tuple[tuple[int, ...], Any]] = {self.layers[0].c_in[0]: ((0, 0), None)}
-        head = as_head(num_classes)
-        read = {index: n for n, index in enumerate(head.reads(self.layers))}
-        for i, (layer, size) in enumerate(zip(self.layers, sizes)):
+        best: dict[int, tuple[tuple[int, ...], Any]] = {in_channels: ((0, 0), None)}
+        indices = head.reads(self.layers)
+        sides = [sizes[0], *(sizes[index + 1] for index in indices)]
+        for i, (layer, size) in enumerate(zip(reading(self.layers, in_channels), sizes)):
             after: dict[int, tuple[tuple[int, ...], Any]] = {}
             for c_in, (total, node) in best.items():
                 for c_out, gain, picks in _best_blocks(layer, c_in, size, value):
-                    more = value(head.cost(read[i], c_out, sizes[i + 1] ** 2, sizes[0] ** 2)) if i in read else (0, 0)
+                    more = value(head.cost(indices.index(i), c_out, sides)) if i in indices else (0, 0)
                     reached = (total[0] + gain[0] + more[0], total[1] + gain[1] + more[1])
                     if c_out not in after or reached >= after[c_out][0]:
                         after[c_out] = (reached, (picks, node))

@@ -16,7 +16,7 @@ from ..arch import SearchSpace
 from ..arch.parse import Layer, map_sizes, reading
 from ..nn.blocks import Block, Shape
 from ..nn.choice import ChoiceTable
-from ..nn.heads import Head, as_head
+from ..nn.heads import HeadDef
 from ..nn.shapes import Cost
 
 
@@ -49,7 +49,7 @@ class Effective(nn.Module):
         space: whose layers these are.
         table: of the supernet; rows and columns of `gates` below are its.
         in_channels: of the images.
-        num_classes: of the classifier, or the head that takes its place.
+        head: whose cost is included.
     """
 
     _widths: Tensor
@@ -61,10 +61,11 @@ class Effective(nn.Module):
     _hidden_rows: Tensor
     _hidden_values: Tensor
     _areas: Tensor
+    _sides_by_size: Tensor
 
-    def __init__(self, space: SearchSpace, table: ChoiceTable, in_channels: int, num_classes: int | Head):
+    def __init__(self, space: SearchSpace, table: ChoiceTable, in_channels: int, head: HeadDef):
         super().__init__()
-        layers, self.head = reading(space.layers, in_channels), as_head(num_classes)
+        layers, self.head = reading(space.layers, in_channels), head
         self._read = self.head.reads(layers)
         columns, constant = table.columns, len(table.choices)
         self._one, self._zero = constant * columns, constant * columns + 1
@@ -95,6 +96,9 @@ class Effective(nn.Module):
         keep("_hidden_values", [padded([d[i] for d in values]) for i in range(3) for _, values in hidden], torch.float64)
         areas = [[side**2 for side in map_sizes(layers, size)] for size in space.input_sizes]
         keep("_areas", areas, torch.float64)
+        sides = [[sizes[0], *(sizes[index + 1] for index in self._read)] for sizes in (map_sizes(layers, s) for s in space.input_sizes)]
+        self._sides: list[int] | None = sides[0] if len(sides) == 1 else None  # of the image and the maps that the head reads
+        keep("_sides_by_size", list(zip(*sides)), torch.float64)
         self._size_row = table.row.get("input_size", constant)
         groups: dict[type[Block], list[tuple[int, int, dict[str, int]]]] = {}
         for i, layer in enumerate(layers):
@@ -154,6 +158,8 @@ class Effective(nn.Module):
         flat = gates.flatten()
         total = sum(group(flat, dims) for group in self.candidates)
         result = Cost(total[0], total[1])  # type: ignore[index]
+        sizes, sides = self.sizes(gates), self._sides or self._sides_by_size.unbind()
         for n, layer in enumerate(self._read):
-            result += self.head.cost(n, leaves[layer] @ self._widths, areas[layer + 1], areas[0])
+            one = self.head.cost(n, leaves[layer] @ self._widths, sides)
+            result += one if self._sides else Cost(one.macs @ sizes, one.params)
         return result

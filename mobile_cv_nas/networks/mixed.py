@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ..arch.parse import Layer
 from ..nn.blocks import Block, Dims, InvertedResidual
 from ..nn.choice import SKIP, ChoiceTable, Gates
-from ..nn.shapes import place, subsample
+from ..nn.shapes import place, subsample, widened
 
 
 def layer_dims(layer: Layer, c_in: int, table: ChoiceTable | None = None) -> Dims:
@@ -111,7 +111,7 @@ class MixedBlock(nn.Module):
         scale = gate if weight is None else weight if gate is None else gate * weight
         y = unit.transform(x, gates, scale)
         if not first or not self.residual:
-            return _widened(y, self.width)
+            return widened(y, self.width)
         share, skip = gates.residual[self.index], gates.skip[self.index]
         if weight is not None:
             share, skip = share * weight, skip * weight
@@ -120,7 +120,7 @@ class MixedBlock(nn.Module):
         high = y[:, common:]
         if self.layer.skip is not None and x.shape[1] > common:
             high = x[:, common:] * skip.to(y.dtype)  # wider than any candidate's output: only a skip brings these
-        return _widened(torch.cat([low, high], 1) if high.shape[1] else low, self.width)
+        return widened(torch.cat([low, high], 1) if high.shape[1] else low, self.width)
 
     def _selected(self, x: Tensor, gates: Gates) -> Tensor:
         """Only the selected candidate, at its own widths: prefixes of the weights, no masks."""
@@ -143,11 +143,6 @@ def _shared_block(layer: Layer, dims: Dims, names: Sequence[str], table: ChoiceT
         values = [own[name].get(key) if name in own else SKIP for name in layer.names]
         arguments[key] = table.marginal(f"{layer.key}.block", values, ordered, taps=key == "kernel")
     return InvertedResidual(dims, **arguments)
-
-
-def _widened(y: Tensor, width: int) -> Tensor:
-    """Zero channels after those of `y`, up to `width`."""
-    return y if y.shape[1] == width else nn.functional.pad(y, (0, 0, 0, 0, 0, width - y.shape[1]))
 
 
 def _recomputed(part: Any, unit: Any, first: bool, x: Tensor, gates: Gates, *arguments: Any) -> Tensor:

@@ -1,10 +1,11 @@
-"""The supernet of a space: gates, forward, cost, derivation; and the weights a child inherits."""
+"""The supernet of a space: gates, forward, cost, derivation."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from ..arch import ArchDef, SearchSpace
 from ..arch.parse import map_sizes, reading
 from ..nn.choice import ChoiceTable, Gates
-from ..nn.heads import Classifier, Head, as_head
-from ..nn.shapes import Cost, subsample
+from ..errors import InputError
+from ..nn.heads import HeadDef
+from ..nn.shapes import Cost, subsample, widened
 from .effective import Effective
 from .mixed import MixedBlock
 
@@ -26,15 +28,25 @@ class Supernet(nn.Module):
     Before any `sample` or `select` the gates are softmax(alpha). `sample` draws Gumbel-Softmax gates, `select` sets one-hot ones; gates are
     formed anew in each `forward` and `cost`, from the stored noise, so that each call has a graph of its own.
 
-    Shapes: images (N, in_channels, S, S) at the space's largest input size to logits (N, num_classes).
+    Where there are several input sizes, a classifier reads the sum of their maps (paper, Section 3.2). Under another head every size runs by
+    itself, and the outputs, at the size of the largest, are summed under the gates: a child of a small size is judged by the same pixels.
+
+    Attributes:
+        head, head_def: the head, and how it was asked for.
+
+    Shapes: images (N, in_channels, S, S) at the space's largest input size to what the head gives: logits (N, num_classes) of a classifier.
     """
 
     _unit_rows: Tensor
     _unit_flags: Tensor
 
-    def __init__(self, space: SearchSpace, num_classes: int | Head, in_channels: int, sharing: str, recompute: bool, resolution: str):
+    def __init__(self, space: SearchSpace, head: HeadDef, in_channels: int, sharing: str, recompute: bool, resolution: str):
         super().__init__()
         self.space, self.resolution, self.in_channels = space, resolution, in_channels
+        self.head_def, self._reads = head, head.reads(space.layers)
+        if head.name == "ssdlite" and len(space.input_sizes) > 1:
+            sizes = ", ".join(map(str, space.input_sizes))
+            raise InputError(f"{space.name or 'the space'}: key input_size: {sizes}: a detector is searched at one size; leave one")
         self.table = ChoiceTable(space.choices)
         blocks: OrderedDict[str, MixedBlock] = OrderedDict()
         c_in, units = in_channels, 0
@@ -44,16 +56,13 @@ class Supernet(nn.Module):
             units += len(block.units)
             blocks[layer.key], c_in = block, block.width
         self.blocks = nn.ModuleDict(blocks)
-        self._make_head(c_in, as_head(num_classes))
-        self.table.compile_tables()
-        self.effective = Effective(space, self.table, in_channels, num_classes)
-        self._index_units()
         self._sides = [map_sizes(space.layers, size) for size in space.input_sizes]
-
-    def _make_head(self, width: int, head: Head) -> None:
-        assert isinstance(head, Classifier)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(width, head.num_classes)
+        widths = [block.width for block in blocks.values()]
+        self._widths = [widths[i] for i in self._reads]
+        self.head = head.build(self._widths, [self._sides[-1][0], *(self._sides[-1][i + 1] for i in self._reads)])
+        self.table.compile_tables()
+        self.effective = Effective(space, self.table, in_channels, head)
+        self._index_units()
 
     def _index_units(self) -> None:
         """A row and an indicator over the block names for each unit: its gate is the sum over the names it stands for."""
@@ -145,7 +154,7 @@ class Supernet(nn.Module):
             sizes=self.effective.sizes(gates),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         gates, sizes = self.gates(), self.space.input_sizes
         if len(sizes) == 1:
             return self._run(x, gates)
@@ -157,18 +166,33 @@ class Supernet(nn.Module):
             return self._run(subsample(x, sizes[self.table.picked["input_size"]]), gates)
         if self.resolution == "sampled":
             return self._sampled(x, gates)
-        return self._all_sizes(x, gates)
+        if self.head.mixes:
+            return self._mixed_sizes(x, gates)
+        assert gates.sizes is not None
+        outputs: Any = (weight * self._run(subsample(x, size), gates) for size, weight in zip(sizes, gates.sizes.float().unbind()))
+        return sum(outputs)
 
-    def _run(self, x: Tensor, gates: Gates) -> Tensor:
-        """Logits of images that have one of the input sizes."""
-        for block in self.blocks.values():
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """The maps that the head reads, each at its widest, of images of one of the input sizes under the current gates."""
+        return [widened(part, width) for part, width in zip(self._maps(x, self.gates()), self._widths, strict=True)]
+
+    def _maps(self, x: Tensor, gates: Gates) -> list[Tensor]:
+        found = []
+        for i, block in enumerate(self.blocks.values()):
             x = block(x, gates)
-        x = self.pool(x).flatten(1)
-        weight = self.classifier.weight
-        return F.linear(x, weight[:, : x.shape[1]], self.classifier.bias)
+            if i in self._reads:
+                found.append(x)
+        return found
 
-    def _all_sizes(self, x: Tensor, gates: Gates) -> Tensor:
-        """Every input size on its own pixels, layer by layer (paper, Section 3.2); the pool divides by the effective area."""
+    def _run(self, x: Tensor, gates: Gates) -> Any:
+        """The outputs of images that have one of the input sizes; maps of logits have the size of the largest."""
+        outputs, largest = self.head(self._maps(x, gates), gates, x.shape[-2:]), self.space.max_input_size
+        if self.head.mixes or not isinstance(outputs, Tensor) or x.shape[-1] == largest or len(self.space.input_sizes) == 1:
+            return outputs
+        return F.interpolate(outputs, (largest, largest), mode="bilinear", align_corners=False)
+
+    def _mixed_sizes(self, x: Tensor, gates: Gates) -> Any:
+        """Every input size on its own pixels, layer by layer; the pool divides by the effective area."""
         assert gates.sizes is not None
         weights = gates.sizes.float().unbind()
         for i, block in enumerate(self.blocks.values()):
@@ -180,8 +204,7 @@ class Supernet(nn.Module):
                 merged[side] = (side, out, weight)
             x = block(x, gates, list(merged.values()))
         areas = torch.tensor([sides[-1] ** 2 for sides in self._sides], dtype=gates.sizes.dtype, device=x.device)
-        pooled = x.sum((2, 3)) / (gates.sizes @ areas).to(x.dtype)
-        return self.classifier(pooled)
+        return self.head([x], replace(gates, area=gates.sizes @ areas))
 
     def _sampled(self, x: Tensor, gates: Gates) -> Tensor:
         """The most probable size under the noise (a draw from softmax(alpha)); where its alpha learns, also the next.
@@ -197,53 +220,3 @@ class Supernet(nn.Module):
         pair = gates.sizes[top] / gates.sizes[top].sum()
         through = (pair - pair.detach()).to(logits[0].dtype)
         return (1 + through[0]) * logits[0] + through[1] * logits[1]
-
-
-def inherit_weights(child: nn.Module, supernet: Supernet) -> nn.Module:
-    """Copies a child's weights and norm statistics from the supernet: prefixes of channels, centres of kernels.
-
-    Args:
-        child: from `build_model`, with an arch of the supernet's space and as many classes; changed in place.
-        supernet: where the weights come from.
-
-    Returns:
-        The child.
-
-    Raises:
-        ArchError: the child's arch is not in the supernet's space.
-        ValueError: classes or image channels differ.
-    """
-    arch: Any = getattr(child, "arch", None)
-    if not isinstance(arch, ArchDef):
-        raise ValueError("the child has no arch: build it with build_model")
-    supernet.space.encode(arch)
-    classes = supernet.classifier.out_features
-    if child.classifier.out_features != classes:  # type: ignore[union-attr]
-        raise ValueError(f"the child has {child.classifier.out_features} classes, the supernet {classes}")  # type: ignore[union-attr]
-    with torch.no_grad():
-        inherit_blocks(arch, child.blocks, supernet)  # type: ignore[arg-type]
-        copy_part(child.classifier.state_dict(), supernet.classifier.state_dict(), "classifier")  # type: ignore[union-attr]
-    return child
-
-
-def inherit_blocks(arch: ArchDef, blocks: Iterable[nn.Module], supernet: Supernet) -> None:
-    """Copies the weights of an arch's blocks; a part of `inherit_weights`."""
-    for layer, block, source in zip(arch.layers, blocks, supernet._mixed()):
-        if layer.names[0] == "skip" and source.layer.skip is not None:
-            continue
-        copy_part(block.state_dict(), source.unit(layer.names[0]).state_dict(), layer.key)
-
-
-def copy_part(target: dict[str, Tensor], source: dict[str, Tensor], where: str) -> None:
-    """Copies into each tensor of `target` the corner of its namesake that has its shape. Raises ValueError if it has none."""
-    for name, value in target.items():
-        found = source[name][_corner(source[name].shape, value.shape)]
-        if found.shape != value.shape:
-            raise ValueError(f"{where}.{name}: the child has {tuple(value.shape)}, the supernet {tuple(source[name].shape)}")
-        value.copy_(found)
-
-
-def _corner(full: Sequence[int], part: Sequence[int]) -> tuple[slice, ...]:
-    """Prefixes of the first two dimensions (channels), the centre of the others (kernel taps)."""
-    starts = [0 if i < 2 else (f - p) // 2 for i, (f, p) in enumerate(zip(full, part))]
-    return tuple(slice(start, start + p) for start, p in zip(starts, part))

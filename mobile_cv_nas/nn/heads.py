@@ -1,81 +1,283 @@
-"""What reads the maps of a network: its cost, of ints in a child and of expectations in a supernet."""
+"""The heads of networks and supernets, each with its construction, forward and cost side by side, like any block.
+
+`HEADS` maps a name to a class; a `HeadDef` is a head as it is asked for, before the widths of the maps that it reads are known.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..arch.parse import Layer
-from ..errors import InputError
-from .shapes import Cost
+import torch
+import torch.nn.functional as F
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+from ..errors import InputError, did_you_mean
+from .choice import Gates
+from .shapes import Cost, widened
+
+if TYPE_CHECKING:
+    from ..arch.parse import Layer
+
+HEADS: Registry = Registry("HEADS")
+_BILINEAR = 4  # fvcore's count of an interpolated value
+_SMALLEST = 2  # pixels of a coarser map: norms need more than one value where a batch is one image
 
 
-class Head(Protocol):
-    """The part of a network after its blocks, which reads the maps of some layers."""
+@dataclass(frozen=True)
+class HeadDef:
+    """A head by its registered name, with its number of classes and its options.
+
+    Raises:
+        InputError: no such head.
+    """
+
+    name: str
+    num_classes: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in HEADS:
+            raise InputError(f"head {self.name!r}: no such head{did_you_mean(self.name, [name for name, _ in HEADS], few=8)}")
 
     @property
-    def num_classes(self) -> int: ...
+    def kind(self) -> Any:
+        """The class."""
+        return HEADS.get(self.name)
 
     def reads(self, layers: Sequence[Layer]) -> tuple[int, ...]:
-        """The indices of those layers, ascending; the last one is the last layer."""
+        """The indices of the layers whose maps it reads, ascending; the last one is the last layer. Raises InputError."""
+        return self.kind.reads(layers, **self.options)
 
-    def cost(self, which: int, width: Any, area: Any, image: Any) -> Cost:
-        """What map number `which` of these adds to the cost: of `width` channels and `area` pixels, for an image of `image` pixels."""
+    def cost(self, n: int, width: Any, sides: Sequence[Any]) -> Cost:
+        """What map number `n` of these adds to the cost.
+
+        Args:
+            n: of the map.
+            width: its channels, or their expectation.
+            sides: of the image, then of each map read, in pixels: ints, or float64 vectors over the input sizes.
+        """
+        return self.kind.cost(n, width, sides, self.num_classes, **self.options)
+
+    def build(self, widths: Sequence[int], sides: Sequence[int]) -> Any:
+        """The module for maps of these widths, and these sides (of the image, then of each map) at the largest input size."""
+        return self.kind(widths, sides, self.num_classes, **self.options)
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """The global pool and one linear layer."""
+class Pooled(nn.Module):
+    """The global pool alone: the last of the maps, (N, C, H, W), to (N, C)."""
 
-    num_classes: int
+    def forward(self, maps: Sequence[Tensor], gates: Gates | None = None, size: Sequence[int] | None = None) -> Tensor:
+        return F.adaptive_avg_pool2d(maps[-1], 1).flatten(1)
 
-    def reads(self, layers: Sequence[Layer]) -> tuple[int, ...]:
+
+class Classifier(nn.Linear):
+    """The global pool and one linear layer: the last of the maps, (N, C, H, W), to logits (N, num_classes).
+
+    Attributes:
+        mixes: whether it reads the sum of all input sizes' maps; else each size runs by itself, and outputs are summed under the gates.
+        places: where its parts lie in a network of the builders.
+    """
+
+    mixes: ClassVar[bool] = True
+    places: ClassVar[Mapping[str, str]] = {"": "classifier"}
+
+    def __init__(self, widths: Sequence[int], sides: Sequence[int], num_classes: int):
+        super().__init__(widths[-1], num_classes)
+
+    @staticmethod
+    def reads(layers: Sequence[Layer]) -> tuple[int, ...]:
         return (len(layers) - 1,)
 
-    def cost(self, which: int, width: Any, area: Any, image: Any) -> Cost:
-        classes = self.num_classes
-        return Cost(width * area + width * classes, width * classes + classes)
+    def forward(self, maps: Sequence[Tensor], gates: Gates | None = None, size: Sequence[int] | None = None) -> Tensor:  # type: ignore[override]
+        x = maps[-1]
+        if gates is not None and gates.area is not None:
+            pooled = x.sum((2, 3)) / gates.area.to(x.dtype)  # the effective area: sum_r g_r h_r w_r
+        else:
+            pooled = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        width = pooled.shape[1]  # a selected arch gives its own width only
+        return F.linear(pooled, self.weight if width == self.in_features else self.weight[:, :width], self.bias)
+
+    @staticmethod
+    def cost(n: int, width: Any, sides: Sequence[Any], num_classes: int) -> Cost:
+        return Cost(width * sides[1] ** 2 + width * num_classes, width * num_classes + num_classes)
 
 
-@dataclass(frozen=True)
-class LRASPP:
-    """torchvision's LR-ASPP head on the last map and on the last one at `low_stride`; its interpolations as fvcore counts them.
+class LRASPP(nn.Module):
+    """torchvision's LR-ASPP head on the last map and on the last one at `low_stride`, to logits (N, num_classes, *size).
+
+    A supernet's map is masked to its width, so that the head reads it at its widest, and a child's head inherits the first channels.
 
     Args:
-        num_classes: of a pixel.
         channels: inside the head.
         low_stride: of the map of fine detail.
     """
 
-    num_classes: int
-    channels: int = 128
-    low_stride: int = 8
+    mixes: ClassVar[bool] = False
+    places: ClassVar[Mapping[str, str]] = {"head": "classifier"}
 
-    def reads(self, layers: Sequence[Layer]) -> tuple[int, ...]:
+    def __init__(self, widths: Sequence[int], sides: Sequence[int], num_classes: int, channels: int = 128, low_stride: int = 8):
+        super().__init__()
+        from torchvision.models.segmentation.lraspp import LRASPPHead
+
+        self.widths = tuple(widths)
+        self.head = LRASPPHead(*widths, num_classes, channels)
+
+    @staticmethod
+    def reads(layers: Sequence[Layer], channels: int = 128, low_stride: int = 8) -> tuple[int, ...]:
         """Raises InputError if there is no such map, or the layers end in what only a classifier needs."""
-        strides: list[int] = []
-        for layer in layers:
-            strides.append((strides[-1] if strides else 1) * layer.stride)
-        for layer in layers[-1:]:
-            if layer.names[0].startswith(("conv_k1", "ir_pool")):
-                raise InputError(f"stage {layer.stage}, block {layer.block}: a last {layer.names[0]} is for classifiers; leave the row out")
-        if self.low_stride not in strides or self.low_stride == strides[-1]:
-            known = ", ".join(str(s) for s in sorted(set(strides)) if 1 < s < strides[-1])
-            raise InputError(f"HEAD.LOW_STRIDE: {self.low_stride}: the space has maps at strides {known} for it")
-        return len(strides) - 1 - strides[::-1].index(self.low_stride), len(strides) - 1
+        return _at_strides(layers, (low_stride,), "HEAD.LOW_STRIDE") + (_last_of_features(layers),)
 
-    def cost(self, which: int, width: Any, area: Any, image: Any) -> Cost:
-        classes, inner = self.num_classes, self.channels
-        if which == 0:  # fine detail, and the sum at its size
-            macs = width * area * classes + inner * classes * area + _BILINEAR * (inner * area + classes * image)
-            return Cost(macs, width * classes + inner * classes + 2 * classes)
-        return Cost(width * area * inner + width * area + width * inner, 2 * width * inner + 2 * inner)
+    def forward(self, maps: Sequence[Tensor], gates: Gates | None = None, size: Sequence[int] | None = None) -> Tensor:
+        low, high = (widened(x, width) for x, width in zip(maps, self.widths, strict=True))
+        logits = self.head({"low": low, "high": high})
+        if size is None or logits.shape[-2:] == torch.Size(size):
+            return logits
+        return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
 
-
-_BILINEAR = 4  # fvcore's count of an interpolated value
+    @staticmethod
+    def cost(n: int, width: Any, sides: Sequence[Any], num_classes: int, channels: int = 128, low_stride: int = 8) -> Cost:
+        image, area = sides[0] ** 2, sides[n + 1] ** 2
+        if n == 0:  # fine detail, and the sum at its size
+            macs = width * area * num_classes + channels * num_classes * area + _BILINEAR * (channels * area + num_classes * image)
+            return Cost(macs, width * num_classes + channels * num_classes + 2 * num_classes)
+        return Cost(width * area * channels + width * area + width * channels, 2 * width * channels + 2 * channels)
 
 
-def as_head(head: int | Head) -> Head:
-    """A number of classes means a classifier."""
-    return Classifier(head) if isinstance(head, int) else head
+class CoarserMaps(nn.Module):
+    """Adds maps to a mapping of them, each half as wide as the one before: 1x1, depthwise 3x3 of stride 2, 1x1, as SSDLite has it.
+
+    Args:
+        c_in: channels of the last map.
+        channels: of each map added.
+        count: how many to add.
+    """
+
+    def __init__(self, c_in: int, channels: int, count: int):
+        super().__init__()
+        from torchvision.ops import Conv2dNormActivation
+
+        inner, block = channels // 2, partial(Conv2dNormActivation, activation_layer=nn.ReLU6)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                block(channels if i else c_in, inner, kernel_size=1),
+                block(inner, inner, kernel_size=3, stride=2, groups=inner),
+                block(inner, channels, kernel_size=1),
+            )
+            for i in range(count)
+        )
+
+    def forward(self, maps: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        maps = OrderedDict(maps)
+        x = next(reversed(maps.values()))
+        for i, block in enumerate(self.blocks):
+            maps[f"extra{i}"] = x = block(x)
+        return maps
+
+
+class SSDLite(nn.Module):
+    """torchvision's SSDLite head on the last map of each of some strides and on coarser ones that it adds.
+
+    Gives {"bbox_regression": (N, anchors, 4), "cls_logits": (N, anchors, num_classes + 1)}; label 0 is the background. Widths as of `LRASPP`.
+
+    Args:
+        num_classes: kinds of objects.
+        channels: of the maps it adds, as many as are 2 pixels wide or more.
+        strides: of the maps read.
+        ratios: aspect ratios of the boxes, beside 1; each also turned.
+    """
+
+    mixes: ClassVar[bool] = False
+    places: ClassVar[Mapping[str, str]] = {"neck": "backbone.neck", "predictor": "head"}
+
+    def __init__(
+        self, widths: Sequence[int], sides: Sequence[int], num_classes: int, channels: int = 128, strides: Sequence[int] = (16, 32), ratios: int = 2
+    ):
+        super().__init__()
+        from torchvision.models.detection.ssdlite import SSDLiteHead
+
+        self.widths, self.strides = tuple(widths), tuple(strides)
+        added = len(_coarser(sides[-1]))
+        self.neck = CoarserMaps(widths[-1], channels, added)
+        maps = [*widths, *[channels] * added]
+        self.predictor = SSDLiteHead(maps, [2 + 2 * ratios] * len(maps), num_classes + 1, nn.BatchNorm2d)
+
+    @staticmethod
+    def reads(layers: Sequence[Layer], channels: int = 128, strides: Sequence[int] = (16, 32), ratios: int = 2) -> tuple[int, ...]:
+        """Raises InputError if there is no such map, or the layers end in what only a classifier needs."""
+        last = _last_of_features(layers)
+        found = _at_strides(layers, strides, "HEAD.STRIDES")
+        if found[-1] != last:
+            raise InputError(f"HEAD.STRIDES: {tuple(strides)}: the space goes on to a coarser map; name its last stride too, or end it there")
+        return found
+
+    def maps(self, maps: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        """The maps read, each at its widest, and the coarser ones."""
+        wide = (widened(x, width) for x, width in zip(maps, self.widths, strict=True))
+        return self.neck(OrderedDict((f"s{stride}", x) for stride, x in zip(self.strides, wide)))
+
+    def forward(self, maps: Sequence[Tensor], gates: Gates | None = None, size: Sequence[int] | None = None) -> dict[str, Tensor]:
+        return self.predictor(list(self.maps(maps).values()))
+
+    @staticmethod
+    def cost(
+        n: int, width: Any, sides: Sequence[Any], num_classes: int, channels: int = 128, strides: Sequence[int] = (16, 32), ratios: int = 2
+    ) -> Cost:
+        outputs = (2 + 2 * ratios) * (num_classes + 1 + 4)
+
+        def predicted(width: Any, side: Any) -> Cost:  # two depthwise 3x3 with norms, and one 1x1 each
+            return Cost(side**2 * (2 * 9 * width + width * outputs), 2 * (9 + 2) * width + width * outputs + outputs)
+
+        total = predicted(width, sides[n + 1])
+        if n < len(strides) - 1:
+            return total
+        inner, before = channels // 2, sides[-1]
+        for side in _coarser(before):
+            macs = width * inner * before**2 + (9 * inner + inner * channels) * side**2
+            total += Cost(macs, width * inner + (2 + 9 + 2) * inner + inner * channels + 2 * channels)
+            total += predicted(channels, side)
+            width, before = channels, side
+        return total
+
+
+def _coarser(side: int) -> list[int]:
+    """Sides of the maps that SSDLite adds to one of that side: each half of the one before."""
+    found = []
+    while (side := -(-side // 2)) >= _SMALLEST:
+        found.append(side)
+    return found
+
+
+def _strides(layers: Sequence[Layer]) -> list[int]:
+    """Of the image's pixels to those of each layer's output."""
+    found: list[int] = []
+    for layer in layers:
+        found.append((found[-1] if found else 1) * layer.stride)
+    return found
+
+
+def _last_of_features(layers: Sequence[Layer]) -> int:
+    """The index of the last layer. Raises InputError if only a classifier needs it."""
+    last = layers[-1]
+    if last.names[0].startswith(("conv_k1", "ir_pool")):
+        raise InputError(f"stage {last.stage}, block {last.block}: a last {last.names[0]} is for classifiers; leave the row out")
+    return len(layers) - 1
+
+
+def _at_strides(layers: Sequence[Layer], strides: Sequence[int], key: str) -> tuple[int, ...]:
+    """The index of the last layer at each stride. Raises InputError, which begins with `key`."""
+    known = _strides(layers)
+    last = key == "HEAD.LOW_STRIDE"  # which is none of the last map's
+    for stride in strides:
+        if stride not in known or (last and stride == known[-1]):
+            fit = ", ".join(str(s) for s in sorted(set(known)) if s > 1 and (not last or s < known[-1]))
+            raise InputError(f"{key}: {stride}: the space has maps at strides {fit} for it")
+    return tuple(len(known) - 1 - known[::-1].index(stride) for stride in strides)
+
+
+for _name, _kind in (("classifier", Classifier), ("lraspp", LRASPP), ("ssdlite", SSDLite)):
+    HEADS._do_register(_name, _kind)

@@ -112,3 +112,8 @@ def place(total: Tensor, part: Tensor) -> Tensor:
         rows = part.new_zeros(*part.shape[:3], total.shape[-1]).index_copy(3, index, part)
         return total.index_add(2, index, rows)
     return _Place.apply(total, part)
+
+
+def widened(x: Tensor, width: int) -> Tensor:
+    """Zero channels after those of `x` (N, C, H, W), up to `width`."""
+    return x if x.shape[1] == width else torch.nn.functional.pad(x, (0, 0, 0, 0, 0, width - x.shape[1]))
