@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # their rooms still import this file
     from ..search.options import SearchOptions
     from ..training.options import TrainOptions
 
-_Options = TypeVar("_Options")
+_Options = TypeVar("_Options", bound="DataOptions | SearchOptions | TrainOptions")
 
 
 def data_options(cfg: CfgNode) -> DataOptions:
