@@ -28,13 +28,16 @@ segment: $(STAMP)
 
 # Threads that wait give way: the tests run several programs at once, which would otherwise spin against each other.
 test: export OMP_WAIT_POLICY ?= PASSIVE
+# The fast ones share two processes, of one thread each. The slow ones start processes, and measure: one after the other.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fast -n 2 $(ARGS)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -6,13 +6,17 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
+# What searching, training and drawing need, and a user of the zoo does not.
+SEARCH = ["tensorboard>=2.16", "tqdm>=4.66", "matplotlib>=3.8", "scikit-learn>=1.4"]
 TIMM = ["timm>=1.0"]
 COCO = ["pycocotools>=2.0.7"]
 TEST = [
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "ruff>=0.6",
     "mypy>=1.11",
+    "import-linter>=2.6",
     "types-PyYAML",
     "types-tabulate",
     "types-tqdm",
@@ -20,6 +24,14 @@ TEST = [
     "setuptools>=77",
     "wheel",
 ]
+
+LINKS = ("model_zoo", "configs")
+PACKAGES = find_packages(include=["mobile_cv_nas", "mobile_cv_nas.*"])
+PACKAGE_DIR = {"": "."}
+for link in LINKS:
+    if not (ROOT / "mobile_cv_nas" / link).is_dir():  # a checkout without links: the folders are taken from where they are
+        PACKAGE_DIR[f"mobile_cv_nas.{link}"] = link
+        PACKAGES += [f"mobile_cv_nas.{link}", *(f"mobile_cv_nas.{link}.{name}" for name in find_packages(str(ROOT / link)))]
 
 setup(
     name="mobile_cv_nas",
@@ -31,8 +43,8 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     # mobile_cv_nas/model_zoo and mobile_cv_nas/configs are links to the top-level folders of those names.
-    package_dir={"": "."},
-    packages=find_packages(include=["mobile_cv_nas", "mobile_cv_nas.*"]),
+    package_dir=PACKAGE_DIR,
+    packages=PACKAGES,
     package_data={"": ["*.yaml", "**/*.yaml", "**/*.safetensors", "py.typed"]},
     include_package_data=False,
     install_requires=[
@@ -44,14 +56,9 @@ setup(
         "pyyaml>=6.0",
         "tabulate>=0.9",
         "numpy>=1.26",
-        "scikit-learn>=1.4",
-        "accelerate>=1.0",
         "safetensors>=0.4.5",
-        "tensorboard>=2.16",
-        "tqdm>=4.66",
-        "matplotlib>=3.8",
     ],
-    extras_require={"timm": TIMM, "coco": COCO, "test": TEST + TIMM + COCO},
+    extras_require={"search": SEARCH, "timm": TIMM, "coco": COCO, "test": TEST + SEARCH + TIMM + COCO},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Operating System :: OS Independent",

@@ -1,6 +1,8 @@
 """FBNetV2 in PyTorch: differentiable search over block types, channels, expansion and input resolution, and a model zoo."""
 
-from typing import Any
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
 
 from .arch import ArchDef, ArchError, BlockDef, SearchSpace
 from .networks.build import Network, build_model, build_supernet
@@ -11,8 +13,31 @@ from .nn.choice import Choice
 from .nn.shapes import Cost, subsample
 from .timm_hook import register_with_timm
 
+if TYPE_CHECKING:  # what _LAZY names, for type checkers and editors; a test compares the two
+    from .model_zoo import fbnet_builder as fbnet_builder
+    from .model_zoo import get_arch as get_arch
+    from .model_zoo import get_card as get_card
+    from .model_zoo import list_models as list_models
+    from .tasks.dense import load_head as load_head
+    from .tasks.detectors import build_detector as build_detector
+    from .tasks.detectors import build_segmenter as build_segmenter
+
 __version__ = "0.1.0"
 
+# A checkout whose links became text files (Windows, some archives): the linked folders stand beside the package.
+if not os.path.isdir(os.path.join(__path__[0], "model_zoo")):
+    __path__.append(os.path.dirname(__path__[0]))
+
+# Imported when first used, so that `import mobile_cv_nas` stays cheap: {name: module}.
+_LAZY = {
+    "build_detector": "tasks.detectors",
+    "build_segmenter": "tasks.detectors",
+    "fbnet_builder": "model_zoo",
+    "get_arch": "model_zoo",
+    "get_card": "model_zoo",
+    "list_models": "model_zoo",
+    "load_head": "tasks.dense",
+}
 __all__ = [
     "BLOCKS",
     "ArchDef",
@@ -23,39 +48,23 @@ __all__ = [
     "Network",
     "SearchSpace",
     "Supernet",
-    "build_detector",
     "build_model",
-    "build_segmenter",
     "build_supernet",
     "count",
-    "fbnet_builder",
-    "get_arch",
-    "get_card",
     "inherit_weights",
-    "list_models",
-    "load_head",
     "subsample",
 ]
-
-_HEADS = ("build_detector", "build_segmenter")
-_ZOO = ("fbnet_builder", "get_arch", "get_card", "list_models")
+__all__ += list(_LAZY)
 
 
 def __getattr__(name: str) -> Any:
-    # The zoo reads its cards when it is first used, not when the library is imported.
-    if name in _ZOO:
-        from . import model_zoo
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
 
-        return getattr(model_zoo, name)
-    if name in _HEADS:
-        from .tasks import detectors as heads
 
-        return getattr(heads, name)
-    if name == "load_head":
-        from .tasks.dense import load_head
-
-        return load_head
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
 
 
 register_with_timm()

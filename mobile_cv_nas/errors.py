@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 
 
@@ -45,3 +47,14 @@ def listed(items: Iterable[Any], most: int = 3) -> str:
     """The first of some names, comma between, with "..." only where there are more."""
     names = [str(item) for item in items]
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Imports a module of one of the extras of setup.py. Raises InputError, which says how to install it, where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise  # it is there, and lacks something itself
+        raise InputError(f'needs {package}; run: pip install "mobile_cv_nas[{extra}]"') from None

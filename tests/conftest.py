@@ -7,6 +7,13 @@ import pytest
 from dense_runs import few_scenes
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is not slow is fast: the two tiers together are all tests."""
+    for item in items:
+        if not item.get_closest_marker("slow"):
+            item.add_marker("fast")
+
+
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory) -> Path:
     """digit_scenes of a few images, to be read only."""

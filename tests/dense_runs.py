@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from helpers import train, trainer_of
 from yacs.config import CfgNode
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.commands.options import data_from as build_data
-from mobile_cv_nas.config.keys import DETECTORS, load_config
+from mobile_cv_nas.config.keys import load_config
 from mobile_cv_nas.data.digit_scenes import write_digit_scenes
-from mobile_cv_nas.engine.runtime import start_runtime
-from mobile_cv_nas.tasks.task import Task
-from mobile_cv_nas.training.trainer import make_task, train
+from mobile_cv_nas.tasks.options import DETECTORS
+from mobile_cv_nas.training.trainer import Trainer
 
 HEADS = {
     "faster_rcnn": ["HEAD.STRIDES", "[8, 16]", "HEAD.CHANNELS", "8"],
@@ -65,10 +63,9 @@ def is_detector(head: str) -> bool:
     return head in DETECTORS
 
 
-def task_of(head: str, root: Path, *opts: str, weights: Mapping[str, Tensor] | None = None, label_size: int | None = None) -> Task:
+def dense_trainer(head: str, root: Path, *opts: str, **options: Any) -> Trainer:
     """What `train_dense` trains, not yet trained."""
-    cfg = dense_cfg(head, root, root, *opts)
-    return make_task(cfg, dense_arch(), build_data(cfg), weights, start_runtime(cfg), label_size)
+    return trainer_of(dense_cfg(head, root, root, *opts), dense_arch(), **options)
 
 
 def edit_annotations(root: Path, split: str, change: Callable[[dict[str, Any]], Any]) -> None:

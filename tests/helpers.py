@@ -11,7 +11,8 @@ import multiprocessing.process
 import os
 import runpy
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,15 @@ from yacs.config import CfgNode
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.cli import main
+from mobile_cv_nas.commands.options import recipe_of
+from mobile_cv_nas.commands.train_net import run as train_command
 from mobile_cv_nas.config.keys import load_config
-from mobile_cv_nas.engine.checkpoint import StopRequest
-from mobile_cv_nas.training.trainer import run_training
+from mobile_cv_nas.data.build import build_data
+from mobile_cv_nas.data.data_set import Data
+from mobile_cv_nas.engine.runtime import Runtime, start_runtime
+from mobile_cv_nas.engine.stop import StopRequest
+from mobile_cv_nas.tasks.build import task_class
+from mobile_cv_nas.training.trainer import Trainer, training_task
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ("model.safetensors", "metrics.jsonl", "result.json", "arch.yaml")
@@ -45,6 +52,33 @@ def quick_cfg(output: Path | str, *opts: str) -> CfgNode:
     common = {"OUTPUT_DIR": str(output), "RUNTIME.DEVICE": "cpu", "TRAIN.EPOCHS": "2", "TRAIN.BATCH_SIZE": "128"}
     common |= dict(zip(opts[::2], opts[1::2], strict=True))
     return load_config(None, [text for pair in common.items() for text in pair])
+
+
+def runtime_of(cfg: CfgNode) -> Runtime:
+    """The runtime that a config describes."""
+    return start_runtime(recipe_of(cfg).runtime)
+
+
+def data_of_cfg(cfg: CfgNode) -> Data:
+    """The data set that a config describes."""
+    recipe = recipe_of(cfg)
+    return build_data(recipe.data, task_class(recipe.head.name).labels)
+
+
+def trainer_of(
+    cfg: CfgNode, arch: nas.ArchDef, data: Data | None = None, weights: Mapping[str, Any] | None = None, label_size: int | None = None
+) -> Trainer:
+    """The training that a config describes, not begun."""
+    recipe, data = recipe_of(cfg), data or data_of_cfg(cfg)
+    return Trainer(replace(training_task(data, recipe), label_size=label_size), arch, data, recipe, runtime_of(cfg), weights)
+
+
+def train(
+    cfg: CfgNode, arch: nas.ArchDef, folder: Path, resume: bool = False, stop: StopRequest | None = None, **more: Any
+) -> dict[str, Any]:
+    """Trains into a folder that is there, as a config says; the plain result, and the file of the weights."""
+    result = trainer_of(cfg, arch, **more).run(folder, resume, stop)
+    return {**result.to_dict(), "weights": str(result.weights)} if result.finished else result.to_dict()
 
 
 def image_folder(root: Path, counts: dict[str, int], size: int = 12, seed: int = 0) -> Path:
@@ -86,7 +120,7 @@ def run_tool(name: str, *args: str, cwd: Path | None = None) -> Done:
 
 # Processes of their own are forked from one that has done the imports, and nothing else.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["mobile_cv_nas.training.trainer", "torch.utils.tensorboard", "accelerate", "sklearn.datasets"])
+_FORKS.set_forkserver_preload(["mobile_cv_nas.training.trainer", "torch.utils.tensorboard", "sklearn.datasets"])
 
 
 def start_training(options: list[str], log: Path, **environment: str) -> multiprocessing.process.BaseProcess:
@@ -102,7 +136,7 @@ def _train(options: list[str], log: Path, environment: dict[str, str]) -> None:
     with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.exit(main(lambda cfg, args: print(run_training(cfg, args.resume)), [*options, "--resume"]))
+    sys.exit(main(train_command, [*options, "--resume"]))
 
 
 def start_torchrun(options: list[str], log: Path) -> multiprocessing.process.BaseProcess:

@@ -4,13 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from helpers import data_of_cfg
 from yacs.config import CfgNode
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.commands.options import data_from as build_data
+from mobile_cv_nas.commands.options import recipe_of, search_options
+from mobile_cv_nas.commands.search_net import search_from
 from mobile_cv_nas.config.keys import load_config
-from mobile_cv_nas.engine.runtime import start_runtime
-from mobile_cv_nas.search import Searcher
+from mobile_cv_nas.engine.loop import Loop
+from mobile_cv_nas.engine.stop import StopRequest
+from mobile_cv_nas.search.run import SearchRun
+from mobile_cv_nas.search.searcher import Searcher
 
 TINY = """
 name: tiny
@@ -44,22 +48,28 @@ def tiny_cfg(folder: Path, *opts: Any) -> CfgNode:
     return load_config(None, tiny_options(folder, *opts))
 
 
+def search_of(cfg: CfgNode) -> SearchRun:
+    """The search that a config describes, not begun."""
+    recipe = recipe_of(cfg)
+    space, inherit = nas.SearchSpace.load(cfg.SEARCH.SPACE), cfg.TRAIN.INIT == "inherit"
+    return SearchRun(space, data_of_cfg(cfg), search_options(cfg), recipe, inherit)
+
+
 def build_searcher(cfg: CfgNode) -> Searcher:
-    """A search that has not begun."""
-    return Searcher(cfg, nas.SearchSpace.load(cfg.SEARCH.SPACE), build_data(cfg), start_runtime(cfg))
+    """What a search's loop works on."""
+    run = search_of(cfg)
+    return Searcher(run.space, run.task, run.data, run.goal, run.options, run.recipe, run.runtime)
 
 
-class Quiet:
-    """A monitor that keeps the records."""
+def loop_of(searcher: Searcher, folder: Path) -> Loop:
+    """The loop of a search, into a folder that is there."""
+    return Loop(searcher, folder, searcher.runtime, {})
 
-    def __init__(self):
-        self.records = []
 
-    def step(self, searcher):
-        pass
-
-    def epoch(self, searcher, record):
-        self.records.append(record)
+def search_and_train(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None) -> dict[str, Any]:
+    """What tools/search_net.py does; the plain result."""
+    result, _ = search_from(cfg, resume, stop)
+    return {**result.to_dict(), "seconds": result.seconds, "weights": str(result.folder / "child" / "model.safetensors")} if result.finished else result.to_dict()
 
 
 def outcome(folder: Path) -> tuple[list[bytes], dict[str, torch.Tensor]]:

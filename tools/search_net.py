@@ -1,4 +1,4 @@
-"""Searches an architecture, derives it, trains it from scratch and tests it; all of it is left in OUTPUT_DIR.
+"""Searches an architecture, derives it, trains it and tests it; all of it is left in OUTPUT_DIR.
 
 python tools/search_net.py --config-file configs/search/digits.yaml [--resume] [KEY VALUE ...]
 
@@ -6,19 +6,9 @@ On several GPUs: torchrun --nproc-per-node 8 tools/search_net.py ...
 """
 
 import sys
-from argparse import Namespace
-
-from yacs.config import CfgNode
 
 from mobile_cv_nas.cli import main
-from mobile_cv_nas.search import run_search
-
-
-def run(cfg: CfgNode, args: Namespace) -> None:
-    result = run_search(cfg, resume=args.resume)
-    if result is not None:
-        print(result)
-
+from mobile_cv_nas.commands.search_net import run
 
 if __name__ == "__main__":
     sys.exit(main(run, description=__doc__))

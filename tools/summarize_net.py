@@ -2,20 +2,13 @@
 
 python tools/summarize_net.py MODEL.ARCH FBNetV2_F4
 python tools/summarize_net.py MODEL.ARCH output/arch.yaml
+python tools/summarize_net.py MODEL.WEIGHTS output/digits
 """
 
 import sys
-from argparse import Namespace
-
-from yacs.config import CfgNode
 
 from mobile_cv_nas.cli import main
-from mobile_cv_nas.tasks.evaluate import run_summary
-
-
-def run(cfg: CfgNode, args: Namespace) -> None:
-    print(run_summary(cfg))
-
+from mobile_cv_nas.commands.summarize_net import run
 
 if __name__ == "__main__":
     sys.exit(main(run, description=__doc__, resumable=False))

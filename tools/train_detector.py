@@ -7,21 +7,12 @@ HEAD.NAME is the detector, MODEL.ARCH its backbone: an arch file or a name of th
 torchrun --nproc-per-node 8 tools/train_detector.py ...
 """
 
+import functools
 import sys
-from argparse import Namespace
-
-from yacs.config import CfgNode
 
 from mobile_cv_nas.cli import main
-from mobile_cv_nas.config.keys import DETECTORS
-from mobile_cv_nas.training.trainer import run_training
-
-
-def run(cfg: CfgNode, args: Namespace) -> None:
-    result = run_training(cfg, resume=args.resume, heads=DETECTORS)
-    if result is not None:
-        print(result)
-
+from mobile_cv_nas.commands.train_net import run
+from mobile_cv_nas.tasks.options import DETECTORS
 
 if __name__ == "__main__":
-    sys.exit(main(run, description=__doc__))
+    sys.exit(main(functools.partial(run, heads=DETECTORS), description=__doc__))

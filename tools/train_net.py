@@ -7,19 +7,9 @@ torchrun --nproc-per-node 8 tools/train_net.py ...
 """
 
 import sys
-from argparse import Namespace
-
-from yacs.config import CfgNode
 
 from mobile_cv_nas.cli import main
-from mobile_cv_nas.training.trainer import run_training
-
-
-def run(cfg: CfgNode, args: Namespace) -> None:
-    result = run_training(cfg, resume=args.resume)
-    if result is not None:
-        print(result)
-
+from mobile_cv_nas.commands.train_net import run
 
 if __name__ == "__main__":
     sys.exit(main(run, description=__doc__))

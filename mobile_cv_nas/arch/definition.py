@@ -14,7 +14,7 @@ from ..files import atomic_write
 from ..nn.heads import Head, as_head
 from ..nn.shapes import Cost
 from .fields import ArchError
-from .parse import Layer, has_hidden, map_sizes, parse_table, read_table
+from .parse import Layer, has_hidden, map_sizes, parse_table, read_table, reading
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ArchDef:
         total, c_in = Cost(0, 0), in_channels
         head = as_head(num_classes)
         read = {index: n for n, index in enumerate(head.reads(self.layers))}
-        for i, (layer, size) in enumerate(zip(self.layers, sizes)):
+        for i, (layer, size) in enumerate(zip(reading(self.layers, in_channels), sizes)):
             total += layer.cost(layer.names[0], c_in, layer.channels[0], layer.hidden[0], size)
             c_in = layer.channels[0]
             if i in read:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -141,6 +141,17 @@ def parse_table(obj: Any, source: str) -> Table:
     for size in sizes:
         map_sizes(layers, int(size), source)
     return Table(name, tuple(int(size) for size in sizes), layers)
+
+
+def reading(layers: Sequence[Layer], in_channels: int) -> tuple[Layer, ...]:
+    """The layers of a table, resolved for images of three channels, for images of `in_channels`: the hidden widths stay."""
+    first, c_in = layers[0], (in_channels,)
+    expand = first.expand
+    if first.names == ("skip",):
+        expand = first.stride != 1 or first.channels != c_in
+    elif not first.absolute and any(has_hidden(name) for name in first.names):
+        expand = first.hidden != c_in
+    return (replace(first, c_in=c_in, expand=expand), *layers[1:])
 
 
 def map_sizes(layers: Sequence[Layer], size: int, source: str = "arch") -> list[int]:

@@ -151,8 +151,9 @@ class SearchSpace:
                 wrong += _differences(layer, one, name, where)
         return picks, wrong
 
-    def sample(self, rng: random.Random) -> ArchDef:
-        """A member drawn with every choice uniform and independent."""
+    def sample(self, rng: random.Random | int) -> ArchDef:
+        """A member drawn with every choice uniform and independent, by a generator or from a seed."""
+        rng = random.Random(rng) if isinstance(rng, int) else rng
         return self.decode({choice.name: rng.randrange(len(choice.options)) for choice in self.choices})
 
     # -- costs -------------------------------------------------------------------------------------------------------------------

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import logging
 import os
-import random
 import re
-import signal
-import threading
-import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 
-from ..errors import FileError, InputError
-from ..files import TEMPORARY, atomic_open, atomic_write, read_bytes, write_error
-
-__all__ = [
-    "CheckpointError",
-    "RunFolder",
-    "StopRequest",
-    "atomic_write",
-    "check_fingerprint",
-    "load_latest",
-    "rng_state",
-    "save_checkpoint",
-    "set_rng_state",
-]
+from ..errors import FileError, InputError, shown
+from ..files import atomic_open, atomic_write, read_bytes
 
 FORMAT = 1  # of a checkpoint; newer ones are refused
 _NAME = re.compile(r"^step_(\d{9,})\.pt$")
@@ -127,14 +107,9 @@ def check_fingerprint(saved: dict[str, Any], current: dict[str, Any], source: st
         old, new = saved.get(key), current.get(key)
         if old != new:
             raise CheckpointError(
-                f"{source}: the checkpoint is of another run: {key} was {_short(old)} and is {_short(new)}; "
+                f"{source}: the checkpoint is of another run: {key} was {shown(old)} and is {shown(new)}; "
                 "restore it, or set another OUTPUT_DIR"
             )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 class _Damaged(CheckpointError):
@@ -169,127 +144,3 @@ def _checkpoints(folder: Path) -> list[Path]:
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be read: {error.strerror}") from None
     return [path for _, path in sorted(found, reverse=True)]
-
-
-# -- the folder of a run ------------------------------------------------------------------------------
-
-
-class RunFolder:
-    """The output folder, held by one run: `with RunFolder(path) as folder: ...`.
-
-    Makes the folder, checks that it can be written, locks it and removes what an interrupted write left. Raises
-    FileError if that cannot be done or another process has it.
-    """
-
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(os.path.expanduser(path))
-        self._lock: Any = None
-        self._made = False
-
-    def __enter__(self) -> Path:
-        self._made = not self.path.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a")  # held until __exit__
-            _LOCKS.add(self._lock)
-        except FileExistsError:
-            raise FileError(f"{self.path}: a file, where OUTPUT_DIR needs a folder; name another") from None
-        except OSError as error:
-            raise write_error(self.path, error) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._release()
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise write_error(self.path, error) from None
-            raise FileError(f"{self.path}: another run is using this folder; wait for it or set OUTPUT_DIR") from None
-        with contextlib.suppress(OSError):
-            for leftover in self.path.rglob(f".*{TEMPORARY}"):
-                leftover.unlink(missing_ok=True)
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            if self._made and os.listdir(self.path) == [".lock"]:  # bad input: nothing is left behind
-                (self.path / ".lock").unlink()
-                self.path.rmdir()
-        self._release()
-
-    def _release(self) -> None:
-        self._lock.close()  # and with it the lock, as at any death of the process
-        _LOCKS.discard(self._lock)
-
-
-# A forked process, such as one that reads images, would keep a lock for the seconds by which it outlives this one.
-_LOCKS: set[Any] = set()
-os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _LOCKS])
-
-
-# -- stopping -----------------------------------------------------------------------------------------
-
-
-class StopRequest:
-    """Turns SIGTERM and SIGINT into a question to be asked between steps: `with StopRequest() as stop: ...`.
-
-    The first signal sets `requested`; a second one ends the process at once. `due()` also tells when `minutes` have
-    passed since the last save.
-    """
-
-    def __init__(self, minutes: float = 10.0):
-        self.requested = False
-        self._period = minutes * 60
-        self._saved = time.monotonic()
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        main = threading.current_thread() is threading.main_thread()  # signals can be caught in no other
-        for number in (signal.SIGTERM, signal.SIGINT) if main else ():
-            self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.requested:
-            os._exit(128 + number)
-        self.requested = True
-        # os.write: print could have been interrupted by this very signal
-        os.write(2, b"\nfinishing this step, then saving; a second signal stops at once\n")
-
-    def due(self) -> bool:
-        """Whether it is time for another save."""
-        return time.monotonic() - self._saved >= self._period
-
-    def saved(self) -> None:
-        """Starts the interval anew."""
-        self._saved = time.monotonic()
-
-
-# -- random numbers -----------------------------------------------------------------------------------
-
-
-def rng_state() -> dict[str, Any]:
-    """The state of all random number generators of this process, in plain types and tensors."""
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  (libraries may draw from it)
-    state = {
-        "python": [version, list(words), gauss],
-        "numpy": [str(name), [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Restores what `rng_state` returned."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
-    torch.set_rng_state(state["torch"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())

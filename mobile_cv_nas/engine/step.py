@@ -1,113 +1,128 @@
-"""One training step that happens in full or not at all, alike on every process."""
+"""One training step that happens in full or not at all, and alike on every process."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from yacs.config import CfgNode
+from torch.optim.swa_utils import AveragedModel
 
-from ..tasks.task import Batch, Objective
-from ..training.optim import build_average, build_optimizer
-from .runtime import Runtime, average_buffers
+from .runtime import Runtime
+
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # buffers that a forward pass changes
 
 
-class Outcome(NamedTuple):
-    """Sums over the images of a step on all processes, the offending term if it was dropped, the summed flags."""
+@dataclass(frozen=True)
+class Loss:
+    """What a batch gives a step.
 
-    loss: float
-    correct: float
-    images: float
+    Attributes:
+        total: 0-d, what the backward pass begins with: the mean over the batch.
+        images: in the batch.
+        terms: 0-d each, by name: parts of `total`; the step is dropped, and the term named, if one is not finite.
+        sums: 0-d each, by name: added up over the batches of the step and over the processes.
+    """
+
+    total: Tensor
+    images: int
+    terms: Mapping[str, Tensor]
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step: its sums over all processes, the offending term if it was dropped, the summed flags."""
+
+    sums: dict[str, float]  # those of the losses, and "images"
     term: str | None
     flags: list[float]
 
 
 class Stepper:
-    """A network with its optimizer, loss scaler and moving average; all of its state is in `state_dict()`.
+    """Parameters with their optimizer and loss scaler, and the norm statistics that a forward pass changes.
 
     Args:
-        cfg: the configuration; TRAIN is used here.
-        network: what is trained.
-        objective: its loss.
-        runtime: device, precision and processes.
-
-    Attributes:
-        network: the same weights on the device.
-        average: torch's AveragedModel of it, or None.
+        parameters: by name; only these are updated.
+        optimizer: over those parameters.
+        network: whose norm statistics are averaged over the processes, and put back when a step is dropped.
+        runtime: precision and processes.
+        clip: largest gradient norm; 0 for none.
+        average: moving average of the weights, updated after each step.
+        watched: look at the parameters after the update, and undo it if one is not finite. Weights show it in the next loss.
     """
 
-    def __init__(self, cfg: CfgNode, network: nn.Module, objective: Objective, runtime: Runtime):
-        self.cfg, self.runtime = cfg, runtime
-        self.network = runtime.place(network)
-        self.average = build_average(self.network, cfg.TRAIN.EMA_DECAY)
-        self.model = runtime.compile(runtime.distribute(self.network))
-        self.optimizer, self.scaler = build_optimizer(self.network, cfg), runtime.scaler()
-        self.buffers = list(self.network.buffers())
-        self.objective = objective
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        network: nn.Module,
+        runtime: Runtime,
+        clip: float = 0.0,
+        average: AveragedModel | None = None,
+        watched: bool = False,
+    ):
+        self.parameters, self.optimizer, self.runtime = dict(parameters), optimizer, runtime
+        self.network, self.clip, self.average, self.watched = network, clip, average, watched
+        self.scaler = runtime.scaler()
+        self.buffers = [buffer for name, buffer in network.named_buffers() if name.endswith(RUNNING)]
 
-    @property
-    def result(self) -> nn.Module:
-        """The network to test: the moving average if there is one."""
-        return self.network if self.average is None else self.average.module
+    def step(self, batches: Iterable[Any], parts: int, loss: Callable[[Any, int], Loss], flags: Callable[[], Sequence[float]]) -> Outcome:
+        """Forward and backward over the `parts` batches, one reduction over the processes, one update.
 
-    def step(self, batches: Sequence[Batch], rate: float, key: tuple[int, ...], flags: Callable[[], list]) -> Outcome:
-        """Forward and backward over `batches`, one update at learning rate `rate`.
-
-        `key` seeds what is random in the step. `flags` is asked at the end of it, for numbers that all processes then
-        know the sums of. If the loss or a gradient is not finite, everything but the gradients stays as it was.
+        `loss` is called with each batch and its number. `flags` is asked at the end for numbers that all processes then know the
+        sums of. If a term or a gradient is not finite, everything but the gradients stays as it was.
         """
-        before = [buffer.clone() for buffer in self.buffers]
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        before = self._snapshot()
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(3, dtype=torch.float64, device=self.runtime.device)
-        for i, batch in enumerate(batches):
-            last = i == len(batches) - 1 or self.runtime.world == 1
-            with contextlib.nullcontext() if last else self.model.no_sync():
-                sums += self._backward(batch, len(batches), (*key, i))
-        average_buffers(self.buffers)
+        found: list[Loss] = []
+        for number, batch in enumerate(batches):
+            one = loss(batch, number)
+            total = one.total / parts
+            (total if self.scaler is None else self.scaler.scale(total)).backward()
+            found.append(one)
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        self.runtime.average([*gradients, *self.buffers])
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
-        loss, correct, count, size, *summed = self._reduce(sums, norm, flags())
-        term = self._bad_term(loss, size)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        sums, terms, (size, *summed) = self._reduce(found, norm, flags())
+        term = self._bad_term(terms, size)
         if term is None:
-            self._update(norm)
-        else:
-            torch._foreach_copy_(self.buffers, before)
-        return Outcome(loss, correct, count, term, summed)
+            term = self._update(norm)
+        elif self.scaler is not None:
+            self.scaler.update()  # it counts the step as begun otherwise
+        if term is not None:
+            self._restore(before)
+        return Outcome(sums, term, summed)
 
-    def _backward(self, batch: Batch, parts: int, key: tuple[int, ...]) -> Tensor:
-        """Sums of the loss and of right answers, and the number of images."""
-        loss, right, images = self.objective.loss(self.model, batch, key)
-        (loss / parts if self.scaler is None else self.scaler.scale(loss / parts)).backward()
-        return torch.stack([loss.detach().double() * images, right.double(), loss.new_tensor(images, dtype=torch.float64)])
+    def _reduce(self, found: Sequence[Loss], norm: Tensor, flags: Sequence[float]) -> tuple[dict[str, float], dict[str, float], list[float]]:
+        """Sums, terms, and the norm and the flags: all that a step must know of the device and the other processes, in one transfer."""
+        names = [*found[0].sums, *found[0].terms, "images"]
+        rows = []
+        for one in found:
+            values = [value.detach().double() for value in (*one.sums.values(), *one.terms.values())]
+            rows.append(torch.stack([*values, values[0].new_tensor(one.images)]))
+        rest = [norm.detach().double().view(1), norm.new_tensor([float(flag) for flag in flags], dtype=torch.float64)]
+        numbers = self.runtime.total(torch.cat([torch.stack(rows).sum(0), *rest]))
+        by_name = dict(zip(names, numbers))
+        sums = {name: by_name[name] for name in (*found[0].sums, "images")}
+        return sums, {name: by_name[name] for name in found[0].terms}, numbers[len(names) :]
 
-    def _reduce(self, sums: Tensor, norm: Tensor, flags: list) -> list[float]:
-        """All that a step must know of the device and of the other processes, in one transfer."""
-        wishes = sums.new_tensor([float(flag) for flag in flags])
-        values = torch.cat([sums, norm.detach().double().view(1), wishes])
-        if self.runtime.world > 1:
-            torch.distributed.all_reduce(values)
-        return values.tolist()
+    def _bad_term(self, terms: Mapping[str, float], norm: float) -> str | None:
+        bad = next((name for name, value in terms.items() if not math.isfinite(value)), None)
+        if bad is not None or self.scaler is not None or math.isfinite(norm):  # a scaler drops its overflows by itself
+            return bad
+        names = [key for key, p in self.parameters.items() if p.grad is not None and not p.grad.isfinite().all()]
+        return f"gradient of {names[0]}" if names else "gradient norm"
 
-    def _bad_term(self, loss: float, norm: float) -> str | None:
-        if not math.isfinite(loss):
-            return self.objective.loss_name
-        if self.scaler is not None or math.isfinite(norm):  # a scaler drops its overflows by itself
-            return None
-        for name, parameter in self.network.named_parameters():
-            if parameter.grad is not None and not parameter.grad.isfinite().all():
-                return f"gradient of {name}"
-        return "gradient norm"
-
-    def _update(self, norm: Tensor) -> None:
-        if self.cfg.TRAIN.CLIP_GRAD > 0:
-            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.cfg.TRAIN.CLIP_GRAD, norm)
+    def _update(self, norm: Tensor) -> str | None:
+        """Updates the parameters; the name of the first that is then not finite, if they are watched."""
+        if self.clip > 0:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.clip, norm)
         if self.scaler is None:
             self.optimizer.step()
         else:
@@ -115,8 +130,37 @@ class Stepper:
             self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.network)
+        if not self.watched:
+            return None
+        flags = torch.stack([p.isfinite().all() for p in self.parameters.values()]).tolist()
+        return next((name for name, ok in zip(self.parameters, flags) if not ok), None)
+
+    # -- what a dropped step puts back -------------------------------------------------------------------------------
+
+    def _snapshot(self) -> list[Tensor]:
+        return [tensor.detach().clone() for tensor in self._volatile()]
+
+    @torch.no_grad()
+    def _restore(self, before: list[Tensor]) -> None:
+        state = self._volatile()
+        for tensor, old in zip(state, before):
+            tensor.copy_(old)
+        if self.watched and len(state) > len(before):  # the first update made the optimizer's state
+            self.optimizer.state.clear()
+
+    def _volatile(self) -> list[Tensor]:
+        """What a step may have changed by the time it is found to be bad."""
+        tensors = list(self.buffers)
+        if self.watched:
+            tensors += self.parameters.values()
+            for state in self.optimizer.state.values():
+                tensors += [value for value in state.values() if isinstance(value, Tensor)]
+        return tensors
+
+    # -- state -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
+        """Optimizer, loss scaler and moving average; the network is its owner's to save."""
         return {name: part.state_dict() for name, part in self._parts()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -124,10 +168,5 @@ class Stepper:
             part.load_state_dict(state[name])
 
     def _parts(self) -> list[tuple[str, Any]]:
-        parts = [
-            ("network", self.network),
-            ("optimizer", self.optimizer),
-            ("scaler", self.scaler),
-            ("average", self.average),
-        ]
+        parts = [("optimizer", self.optimizer), ("scaler", self.scaler), ("average", self.average)]
         return [(name, part) for name, part in parts if part is not None]

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
+from ..arch.parse import reading
 from .mixed import layer_dims
 from .supernet import Supernet
 
@@ -27,7 +28,7 @@ class Network(nn.Module):
         self.arch = arch
         blocks: OrderedDict[str, nn.Module] = OrderedDict()
         c_in = in_channels
-        for layer in arch.layers:
+        for layer in reading(arch.layers, in_channels):
             kind, arguments = layer.arguments[layer.names[0]]
             blocks[layer.key] = kind(layer_dims(layer, c_in), **arguments)
             c_in = layer.channels[0]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arch import SearchSpace
-from ..arch.parse import Layer, map_sizes
+from ..arch.parse import Layer, map_sizes, reading
 from ..nn.blocks import Block, Shape
 from ..nn.choice import ChoiceTable
 from ..nn.heads import Head, as_head
@@ -64,7 +64,7 @@ class Effective(nn.Module):
 
     def __init__(self, space: SearchSpace, table: ChoiceTable, in_channels: int, num_classes: int | Head):
         super().__init__()
-        layers, self.head = space.layers, as_head(num_classes)
+        layers, self.head = reading(space.layers, in_channels), as_head(num_classes)
         self._read = self.head.reads(layers)
         columns, constant = table.columns, len(table.choices)
         self._one, self._zero = constant * columns, constant * columns + 1

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
-from ..arch.parse import map_sizes
+from ..arch.parse import map_sizes, reading
 from ..nn.choice import ChoiceTable, Gates
 from ..nn.heads import Classifier, Head, as_head
 from ..nn.shapes import Cost, subsample
@@ -38,7 +38,7 @@ class Supernet(nn.Module):
         self.table = ChoiceTable(space.choices)
         blocks: OrderedDict[str, MixedBlock] = OrderedDict()
         c_in, units = in_channels, 0
-        for i, layer in enumerate(space.layers):
+        for i, layer in enumerate(reading(space.layers, in_channels)):
             block = MixedBlock(layer, c_in, self.table, sharing, recompute)
             block.index, block.first_unit = i, units
             units += len(block.units)

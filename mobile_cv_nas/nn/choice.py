@@ -104,9 +104,8 @@ class ChoiceTable(nn.Module):
         self.columns = max([2, *(len(choice.options) for choice in self.choices)])
         self.alpha = nn.ParameterDict({_key(c.name): nn.Parameter(torch.zeros(len(c.options))) for c in self.choices})
         self.picked: dict[str, int] | None = None
-        self.drawn = False
         self._masks: list[tuple[int, tuple[int, ...]]] = []
-        self._marginals: list[tuple[int, int | None, Tensor]] = []
+        self._marginals: list[tuple[int, list[int], Tensor]] = []
         self._slots: list[_Slot] = []
         total, index = 0, torch.zeros(len(self.choices) + 1, self.columns, dtype=torch.long)
         for i, choice in enumerate(self.choices):
@@ -130,7 +129,7 @@ class ChoiceTable(nn.Module):
         return self._slot(_Slot("mask", len(self._masks) - 1, name, widths, widths))
 
     def marginal(self, name: str, values: Sequence[Any], options: tuple[Any, ...], taps: bool = False) -> Any:
-        """A property of the block type (kernel, activation, squeeze-and-excite), given that the block is not skipped.
+        """A property of the block type (kernel, activation, squeeze-and-excite), given that the block has it.
 
         Args:
             name: the block-type choice.
@@ -149,8 +148,8 @@ class ChoiceTable(nn.Module):
                 indicator[i, : value // 2 + 1] = 1  # a kernel has the rings 0 ... k // 2
             elif value is not SKIP:
                 indicator[i, options.index(value)] = 1
-        skip = values.index(SKIP) if SKIP in values else None
-        self._marginals.append((self.row[name], skip, indicator))
+        without = [i for i, value in enumerate(values) if value is SKIP]
+        self._marginals.append((self.row[name], without, indicator))
         return self._slot(_Slot("taps" if taps else "marginal", len(self._marginals) - 1, name, tuple(values), options))
 
     def _slot(self, slot: _Slot) -> Dist:
@@ -169,9 +168,8 @@ class ChoiceTable(nn.Module):
         rows = [row for row, _, _ in self._marginals]
         self.register_buffer("_marginal_rows", torch.tensor(rows, dtype=torch.long), persistent=False)
         skipped = torch.zeros(len(rows), self.columns, dtype=torch.bool)
-        for i, (_, skip, _) in enumerate(self._marginals):
-            if skip is not None:
-                skipped[i, skip] = True
+        for i, (_, without, _) in enumerate(self._marginals):
+            skipped[i, without] = True
         self.register_buffer("_skipped", skipped, persistent=False)
         indicators = [indicator for _, _, indicator in self._marginals]
         self.register_buffer("_indicators", torch.stack(indicators) if indicators else skipped, persistent=False)
@@ -194,7 +192,7 @@ class ChoiceTable(nn.Module):
         # New tensors rather than new contents: a graph that is still to be run backward keeps the old ones.
         self.noise = noise
         self.temperature = torch.full_like(self.temperature, temperature)
-        self.picked, self.drawn = None, True
+        self.picked = None
 
     def select(self, picks: Mapping[str, int]) -> None:
         """Sets one-hot gates; `picks` gives the option's index for each choice."""
@@ -209,7 +207,7 @@ class ChoiceTable(nn.Module):
         """Back to the gates before any `sample` or `select`: the softmax of the alphas, without noise."""
         self.noise = torch.zeros_like(self.noise)
         self.temperature = torch.ones_like(self.temperature)
-        self.picked, self.drawn = None, False
+        self.picked = None
 
     # -- what a step needs -------------------------------------------------------------------------------------------------------
 
@@ -236,7 +234,7 @@ class ChoiceTable(nn.Module):
         taps: Sequence[Tensor] = ()
         if self._marginals:
             logits = (self.logits() + self.noise) / self.temperature
-            # Conditioned on "not skipped" by leaving the skip out of the softmax: no 0 / 0 when its gate is one.
+            # Conditioned on blocks that have the property by leaving the others out of the softmax: no 0 / 0 when their gate is one.
             chosen = logits.index_select(0, self._marginal_rows).masked_fill(self._skipped, -torch.inf)  # type: ignore[operator, arg-type]
             summed = torch.bmm(F.softmax(chosen, dim=1).unsqueeze(1), self._indicators).squeeze(1).float()  # type: ignore[arg-type]
             marginals = summed.unbind(0)

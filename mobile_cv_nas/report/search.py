@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ..errors import require
 from ..networks.build import build_model
 
 if TYPE_CHECKING:
@@ -316,7 +317,7 @@ def _figure(path: str | os.PathLike, size: tuple[float, float], constrained: boo
     """A figure that is written to `path` at the end; no display and no global pyplot state is needed."""
     import io
 
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    FigureCanvasAgg = require("matplotlib.backends.backend_agg", "search").FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from ..files import atomic_write

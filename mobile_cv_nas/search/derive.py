@@ -7,43 +7,27 @@ import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
 from ..errors import InputError
 from ..networks.supernet import Supernet
-from ..nn.heads import Head
+from ..networks.inherit import inherit_weights
+from ..networks.recalibrate import recalibrate_batchnorm
 from ..nn.shapes import subsample
-from ..tasks.evaluate import recalibrate_batchnorm
-from .tasks import ClassSearch
+from ..tasks.task import Task
+from .goal import Goal
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, Any]
 log = logging.getLogger(__name__)
 
 
 class DeriveError(InputError):
     """No arch of the space could be found near enough to the target."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a derived network must cost: `objective` ("macs" or "params") within `tolerance`, a share, of `target`."""
-
-    objective: str
-    target: float
-    tolerance: float
-    num_classes: int | Head  # of a classifier, or the head that takes its place
-
-    def cost(self, space: SearchSpace, arch: ArchDef) -> int:
-        """The exact cost of `arch` in the units of the target."""
-        return getattr(space.cost(arch, self.num_classes), self.objective)
-
-    def met(self, cost: float) -> bool:
-        """Whether a cost is within the tolerance."""
-        return abs(cost / self.target - 1) <= self.tolerance
 
 
 @dataclass(frozen=True)
@@ -62,8 +46,8 @@ class Derived:
     arch: ArchDef
     how: str
     within: int  # distinct archs drawn within the tolerance
-    compared: int  # of these, how many were compared on the validation images
-    score: float  # on the validation images, with inherited weights; nan where nothing was compared
+    compared: int  # of these, how many were compared on images that no weight was trained on
+    score: float  # on these images, with inherited weights; nan where nothing was compared
 
 
 def draw_candidates(space: SearchSpace, probabilities: Mapping[str, Tensor], goal: Goal, draws: int, seed: int) -> list[Candidate]:
@@ -106,20 +90,12 @@ def _flatten(probabilities: Tensor, sharpness: float) -> list[float]:
 
 
 def derive_arch(
-    supernet: Supernet,
-    goal: Goal,
-    train: Sequence[Tensor],
-    val: Iterable[Batch],
-    draws: int,
-    compare: int,
-    seed: int,
-    task: ClassSearch | None = None,
+    supernet: Supernet, goal: Goal, task: Task, train: Sequence[Any], images: Iterable[Batch], draws: int, compare: int, seed: int
 ) -> Derived:
     """The arch of a finished search: the argmax if it meets the goal, else the best of `draws` from softmax(alpha).
 
-    Of those that meet the goal, the `compare` most probable inherit the supernet's weights, renew their norm
-    statistics on the batches `train`, and the one with the best score on `val` (then the smallest loss) is taken. `task` says how children
-    are built and scored; by default they are classifiers.
+    Of those that meet the goal, the `compare` most probable inherit the supernet's weights, renew their norm statistics on the batches
+    `train`, and the one that `task` ranks best on `images` is taken.
 
     Raises:
         DeriveError: no arch near the target was found.
@@ -130,31 +106,42 @@ def derive_arch(
         return Derived(argmax, "argmax", 0, 0, math.nan)
     candidates = draw_candidates(space, supernet.probabilities(), goal, draws, seed)
     compared = candidates[:compare]
-    scores = score_candidates(supernet, compared, train, val, task or ClassSearch(supernet.classifier.out_features))
+    scores = score_candidates(supernet, compared, task, train, images)
     best = max(range(len(compared)), key=lambda i: (*scores[i], -i))
     return Derived(compared[best].arch, "sampled", len(candidates), len(compared), scores[best][0])
 
 
+def inherited_child(supernet: Supernet, arch: ArchDef, task: Task, train: Sequence[Any]) -> nn.Module:
+    """The child of an arch with the supernet's weights, on its device; norm statistics renewed on the batches `train`."""
+    child = task.child(arch).network(arch).to(next(iter(supernet.weight_parameters())).device)
+    inherit_weights(child, supernet)
+    recalibrate_batchnorm(child, (resized(images, arch.input_size) for images in train))
+    return child
+
+
+def resized(images: Any, size: int) -> Any:
+    """A batch at an input size of the space, as the supernet takes it; a list of images, which a detector resizes itself, as it is."""
+    return subsample(images, size) if isinstance(images, Tensor) else images
+
+
 def score_candidates(
-    supernet: Supernet, candidates: Sequence[Candidate], train: Sequence[Tensor], val: Iterable[Batch], task: ClassSearch
+    supernet: Supernet, candidates: Sequence[Candidate], task: Task, train: Sequence[Any], images: Iterable[Batch]
 ) -> list[tuple[float, float]]:
-    """(score, minus loss) of each candidate with inherited weights and renewed norm statistics.
+    """What `task.rank` gives for each candidate with inherited weights and renewed norm statistics.
 
     In a distributed run the ranks share the work; each gets all results.
 
     Args:
         train: batches of training images for the norm statistics.
-        val: the validation batches; iterated once a candidate.
+        images: batches that no weight was trained on; iterated once a candidate.
     """
-    device = next(iter(supernet.weight_parameters())).device
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
     mine: dict[int, tuple[float, float]] = {}
     for i in range(rank, len(candidates), world):
-        child = task.child(candidates[i].arch).to(device)
-        task.inherit(child, supernet)
-        size = candidates[i].arch.input_size
-        recalibrate_batchnorm(child, (subsample(images, size) for images in train))
-        mine[i] = task.score(child, ((subsample(images, size), targets) for images, targets in val))
+        arch = candidates[i].arch
+        child = inherited_child(supernet, arch, task, train)
+        batches = ((resized(batch, arch.input_size), targets) for batch, targets in images)
+        mine[i] = task.rank(task.child(arch).evaluate(child, batches))
     parts: list[dict[int, tuple[float, float]]] = [mine]
     if world > 1:
         parts = [{} for _ in range(world)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class SearchOptions:
     weight_decay: float = 1e-4  # of the weights
     alpha_lr: float = 0.1  # Adam, constant
     alpha_weight_decay: float = 0.0  # of alpha
-    schedule: str = "geometric"  # of the temperature: geometric (start to end over the run) | paper (start, times exp(-decay))
-    tau_start: float = 5.0  # temperature of the first epoch
-    tau_end: float = 0.2  # geometric: of the last epoch
-    tau_decay: float = 0.045  # paper: per epoch
+    schedule: str = field(default="geometric", metadata={"key": "SEARCH.TEMPERATURE.SCHEDULE"})  # geometric (start to end over the run) | paper (start, times exp(-decay))
+    tau_start: float = field(default=5.0, metadata={"key": "SEARCH.TEMPERATURE.START"})  # temperature of the first epoch
+    tau_end: float = field(default=0.2, metadata={"key": "SEARCH.TEMPERATURE.END"})  # geometric: of the last epoch
+    tau_decay: float = field(default=0.045, metadata={"key": "SEARCH.TEMPERATURE.DECAY"})  # paper: per epoch
     sharing: str = "none"  # none (each block type has its own weights) | full (one block for all)
     recompute: bool = False  # compute candidates again in the backward pass: less memory, more time
     resolution: str = "all"  # all (every input size each step) | sampled

@@ -1,283 +1,299 @@
-"""A whole search, from a config to a result folder: search, derive, draw; then train and test the child."""
+"""A whole search, into a result folder: search, derive, draw; then train and test the child."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from yacs.config import CfgNode
 
 from ..arch import ArchDef, SearchSpace
-from ..commands.options import data_from as build_data
-from ..commands.options import loader_from as build_loader
-from ..config.keys import ConfigError
-from ..data import Data, Loader
-from ..engine.checkpoint import RunFolder, StopRequest, check_fingerprint, load_latest, save_checkpoint
-from ..engine.runtime import CHECKPOINTS, MetricsLog, Runtime, fingerprint, open_run, start_runtime, write_result
-from ..files import atomic_open, atomic_write
+from ..data.build import build_loader
+from ..data.data_set import Data, Split
+from ..engine.loop import Loop
+from ..engine.run_folder import CHECKPOINTS, RunFolder, fingerprint, open_run, write_result
+from ..engine.runtime import Runtime, start_runtime
+from ..engine.stop import StopRequest
+from ..files import atomic_open
 from ..networks.supernet import Supernet
-from ..nn.heads import Head, as_head
-from ..nn.shapes import Cost, subsample
-from ..tasks.evaluate import recalibrate_batchnorm
-from ..tasks.task import name_of
-from ..training.trainer import train
-from .derive import Derived, Goal, derive_arch
-from .loop import Searcher
-from .monitor import Monitor
-from .tasks import ClassSearch, search_task
+from ..nn.shapes import Cost
+from ..report.network import draw_arch
+from ..report.search import draw_alphas, draw_curves
+from ..report.space import find_space
+from ..tasks.build import make_task
+from ..tasks.model import Model, load
+from ..tasks.task import LossOptions, Task
+from ..training.options import Recipe, changed
+from ..training.trainer import Trainer, TrainResult, data_for, training_task
+from .derive import Derived, derive_arch, inherited_child
+from .goal import Goal, check_target, parse_target
+from .options import SearchOptions
+from .searcher import Searcher
 
-# Keys that may change before a search goes on: they matter after it, or let it past a step that failed.
-_NOT_OF_SEARCH = ("TRAIN.", "TEST.", "MODEL.", "SEARCH.ON_NAN")
-_UNITS = {"macs": "MACs", "params": "parameters"}
+Callback = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search ends with."""
+    """What a search ends with.
 
-    arch: ArchDef
-    cost: Cost  # exact, of the arch
-    goal: Goal
-    derived: Derived
-    supernet: Supernet
-
-
-def search_and_train(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None) -> dict[str, Any]:
-    """The whole of it, into `cfg.OUTPUT_DIR`: search, derive, train the child in the folder `child`, test it.
-
-    `stop` ends the run after a step; if None is given, SIGTERM and SIGINT do.
-
-    Returns:
-        {"finished": False, "folder": ...} if it was stopped, state saved; else what `train` returns, and
-        of the search: target, how the arch was derived, candidates, and seconds of both parts in this process.
-
-    Raises:
-        ConfigError, ArchError, DataError, FileError, CheckpointError, DeriveError: bad input, one line each.
-        NotFinite: a loss, gradient or alpha is NaN or infinite.
+    Attributes:
+        folder: where everything is.
+        finished: False where it was stopped on request; its state is saved, and the rest of this is None.
+        arch: that was found.
+        cost: exact, of its network.
+        goal: what it was searched for.
+        derived: how the arch was derived.
+        supernet: as it was trained.
+        training: of the child; None where it was not trained.
+        seconds: of the search, and of training and test, in this process.
     """
-    if not cfg.SEARCH.SPACE:
-        raise ConfigError("SEARCH.SPACE: empty; name a search space file, such as configs/spaces/digits.yaml")
-    space, data = SearchSpace.load(cfg.SEARCH.SPACE), build_data(cfg)
-    task = search_task(cfg, space, data.num_classes)
-    check_target(cfg, space, task.head)
-    runtime = start_runtime(cfg)
-    with contextlib.ExitStack() as stack:
-        folder, goes_on = _open_folder(cfg, runtime, resume, stack)
-        stop = stop or stack.enter_context(StopRequest(cfg.CHECKPOINT.MINUTES))
-        start = time.monotonic()
-        found = search(cfg, space, data, runtime, folder, stop, goes_on)
-        if found is None:
-            return {"finished": False, "folder": str(folder)}
-        middle = time.monotonic()
-        child = folder / "child"
-        weights = inherited(cfg, found, data, task) if cfg.TRAIN.INIT == "inherit" else None
-        of_child, label_size = cfg.clone(), None
-        if cfg.HEAD.NAME:  # a child of a smaller input size is judged by the pixels of the largest
-            of_child.HEAD.INPUT_SIZE, label_size = found.arch.input_size, cfg.HEAD.INPUT_SIZE
-        goes_on = (child / CHECKPOINTS).is_dir()
-        trained = train(of_child, found.arch, child, data, weights, goes_on, runtime, stop, label_size)
-        if not trained["finished"]:
-            return {"finished": False, "folder": str(folder)}
-        result = {
-            **trained,
-            "folder": str(folder),
-            "objective": cfg.SEARCH.OBJECTIVE,
-            "target": cfg.SEARCH.TARGET,
-            "derived": found.derived.how,
-            "candidates_within": found.derived.within,
-            "candidates_compared": found.derived.compared,
+
+    folder: Path
+    finished: bool = False
+    arch: ArchDef | None = None
+    cost: Cost | None = None
+    goal: Goal | None = None
+    derived: Derived | None = None
+    supernet: Supernet | None = None
+    training: TrainResult | None = None
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+    def model(self) -> Model:
+        """The trained child."""
+        return load(self.folder)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as result.json has them."""
+        if not self.finished or self.goal is None or self.derived is None:
+            return {"finished": False, "folder": str(self.folder)}
+        found: dict[str, Any] = dict(self.training.to_dict()) if self.training is not None else {"finished": True}
+        found |= {"macs": self.cost.macs, "params": self.cost.params} if self.cost is not None else {}
+        return {
+            **found,
+            "objective": self.goal.objective,
+            "target": self.goal.target,
+            "derived": self.derived.how,
+            "candidates_within": self.derived.within,
+            "candidates_compared": self.derived.compared,
         }
-        if runtime.main:
-            write_result(folder, {key: value for key, value in result.items() if key not in ("weights", "folder")})
-        return {**result, "search_seconds": middle - start, "train_seconds": time.monotonic() - middle}
-
-
-def run_search(cfg: CfgNode, resume: bool = False) -> str | None:
-    """`search_and_train`, told as a table; None on all processes but the first. Raises as that does."""
-    result = search_and_train(cfg, resume)
-    if not start_runtime(cfg).main:
-        return None
-    if not result["finished"]:
-        return f"stopped, and saved in {result['folder']}; the same command with --resume goes on"
-    return summary_table(result)
-
-
-def summary_table(result: dict[str, Any]) -> str:
-    """The result of `search_and_train` as a table."""
-    from tabulate import tabulate
-
-    cost, key = result[result["objective"]], "miou" if "miou" in result else "top1"
-    how = "argmax of the alphas"
-    if result["derived"] == "sampled":
-        how = f"best of {result['candidates_compared']} compared, {result['candidates_within']} near the target"
-    rows = [
-        *((f"{of} {name_of(key)}", f"{result[prefix + key]:.4f}") for of, prefix in (("test", ""), ("validation", "val_"))),
-        ("MACs", f"{result['macs']:,}"),
-        ("parameters", f"{result['params']:,}"),
-        (f"target, {_UNITS[result['objective']]}", f"{result['target']:,.0f} ({cost / result['target'] - 1:+.1%})"),
-        ("derived", how),
-        ("search", f"{result['search_seconds']:.0f} s"),
-        ("training and test", f"{result['train_seconds']:.0f} s"),
-        ("result folder", result["folder"]),
-    ]
-    return tabulate(rows, disable_numparse=True)
-
-
-def _open_folder(cfg: CfgNode, runtime: Runtime, resume: bool, stack: contextlib.ExitStack) -> tuple[Path, bool]:
-    """Locks and prepares OUTPUT_DIR on the first process; all learn whether the run goes on from a checkpoint."""
-    folder = Path(cfg.OUTPUT_DIR).expanduser()
-    goes_on = False
-    if runtime.main:
-        folder = stack.enter_context(RunFolder(cfg.OUTPUT_DIR))
-        goes_on = open_run(folder, resume)
-        if not goes_on:
-            shutil.rmtree(folder / "child", ignore_errors=True)
-            for name in ("arch.yaml", "search.pt", "arch.png", "alphas.png", "curves.png"):
-                (folder / name).unlink(missing_ok=True)
-        atomic_write(folder / "config.yaml", cfg.dump())
-    return folder, runtime.gather(goes_on)[0]
 
 
 def search(
-    cfg: CfgNode,
-    space: SearchSpace,
-    data: Data,
-    runtime: Runtime,
-    folder: Path,
-    stop: StopRequest,
+    space: SearchSpace | str | os.PathLike,
+    train: Any,
+    val: Any = None,
+    test: Any = None,
+    target: str | float = "400e3 macs",
+    strategy: str = "dmasking",
+    output: str | os.PathLike = "output",
+    recipe: Recipe | None = None,
+    *,
+    child: Mapping[str, Any] | bool = True,
+    classes: Sequence[str] | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    callback: Callback | None = None,
     resume: bool = False,
-) -> SearchResult | None:
-    """Searches `space` as `cfg.SEARCH` says and derives an arch; returns None if stopped on request, state saved.
+    **options: Any,
+) -> SearchResult:
+    """Searches a space on some images, derives an arch near the target, trains it and tests it; all of it is left in a folder.
 
-    Writes to `folder`: checkpoints, metrics.jsonl, TensorBoard scalars, then arch.yaml, search.pt and figures.
+    Args:
+        space: a SearchSpace, the path of a space file, or the name of a shipped one.
+        train, val, test: the folder of a data set, or torch Datasets of (image, label); see `data.build.data_of`. The search learns from
+            `train` alone; `val` validates the child, and `test` tests it.
+        target: what the arch shall cost: "60e6 macs", "4M params", or a number of MACs.
+        strategy: of `search.strategies`.
+        output: the folder, made if missing; an unfinished run in it is not replaced.
+        recipe: everything beside the search: TrainOptions (of the child), DataOptions, HeadOptions, RuntimeOptions, seed.
+        child: how the child is trained: changes to the recipe's TrainOptions, such as {"epochs": 20}; False does not train it.
+        classes: names of the classes, where the Dataset has no `classes`.
+        loss: (outputs, labels) to the mean loss of a batch, in place of the task's own; of the search and the child's training.
+        callback: called with the record of each epoch, a dict.
+        resume: go on from the newest checkpoint in the folder.
+        options: fields of SearchOptions: epochs=30, sharing="full", ...
+
+    Returns:
+        A SearchResult. SIGINT and SIGTERM end the run after a step, saved; its `finished` is then False.
 
     Raises:
-        ConfigError: the target is out of reach (`check_target`).
+        InputError: bad input, or a target out of reach; ConfigError, ArchError, DataError, FileError, CheckpointError, DeriveError say more.
         NotFinite: a loss, gradient or alpha is NaN or infinite.
-        CheckpointError: there is nothing to resume from, or it is of another run.
-        DeriveError: no arch near the target was found.
     """
-    searcher = Searcher(cfg, space, data, runtime)
-    goal = check_target(cfg, space, searcher.task.head)
-    mark = fingerprint(cfg, kind="search", space=json.dumps(space.to_dict()), processes=runtime.world)
-    mark = {key: value for key, value in mark.items() if not key.startswith(_NOT_OF_SEARCH)}
-    position, found = 0, None
-    if resume:
-        state = load_latest(folder / CHECKPOINTS)
-        check_fingerprint(state["fingerprint"], mark, folder)
-        searcher.load_state_dict(state["searcher"])
-        position, found = state["log"], state["derived"]
-    log = MetricsLog(folder, runtime.main, position, searcher.steps_done)
+    recipe = recipe or Recipe()
+    number, objective = parse_target(target)
+    chosen = changed(SearchOptions(), {"target": number, "objective": objective, "strategy": strategy, **options})
+    if isinstance(child, Mapping):
+        recipe = replace(recipe, train=changed(recipe.train, child))
+    data = data_for(recipe, train, val, test, classes)
+    found = space if isinstance(space, SearchSpace) else find_space(space)
+    run = SearchRun(found, data, chosen, recipe, loss=loss)
+    return run.run(output, resume, train_child=child is not False, callback=callback)
 
-    def save(derived: dict[str, Any] | None = None) -> None:
-        if runtime.main:
-            state = {"fingerprint": mark, "searcher": searcher.state_dict(), "log": log.position, "derived": derived}
-            save_checkpoint(folder / CHECKPOINTS, state, searcher.steps_done, cfg.CHECKPOINT.KEEP)
-        stop.saved()
 
-    monitor = Monitor(searcher, log)
-    try:
-        if not searcher.run(stop, save, monitor):
+class SearchRun:
+    """A search and the training of its child, on some data.
+
+    Args:
+        space: what is searched.
+        data: images with labels of the task's kind.
+        options: how to search.
+        recipe: how to train the child, and what both share.
+        inherit: start the child from the supernet's weights.
+        loss: in place of the task's own.
+        source: what to call the space in errors.
+
+    Raises:
+        InputError: space, head and data do not go together, or no arch can meet the target.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        data: Data,
+        options: SearchOptions,
+        recipe: Recipe,
+        inherit: bool = False,
+        loss: Callable[[Any, Any], Tensor] | None = None,
+        source: str = "",
+    ):
+        self.space, self.data, self.options, self.recipe, self.inherit = space, data, options, recipe, inherit
+        losses = LossOptions(own=loss, seed=recipe.seed)
+        self.task: Task = make_task(data.classes, recipe.head, recipe.data.mean, recipe.data.std, losses)
+        self.child_task = training_task(data, recipe, loss)
+        self.goal = check_target(options, space, self.task.head_def(space), self.task.in_channels, source or space.name or "the space")
+        self.runtime: Runtime = start_runtime(recipe.runtime)
+
+    def run(
+        self,
+        output: str | os.PathLike,
+        resume: bool = False,
+        stop: StopRequest | None = None,
+        train_child: bool = True,
+        callback: Callback | None = None,
+        config: str = "",
+    ) -> SearchResult:
+        """The whole of it, into a folder; see `search`. `stop` is asked between steps; without it signals are. `config` is kept there."""
+        runtime = self.runtime
+        with contextlib.ExitStack() as stack:
+            folder, goes_on = Path(output).expanduser(), False
+            if runtime.main:
+                folder = stack.enter_context(RunFolder(output))
+                goes_on = _prepare(folder, resume)
+                if config:
+                    with atomic_open(folder / "config.yaml") as file:
+                        file.write(config.encode())
+            goes_on = runtime.gather(goes_on)[0]
+            stop = stop or stack.enter_context(StopRequest(runtime.options.minutes))
+            start = time.monotonic()
+            searcher = Searcher(self.space, self.task, self.data, self.goal, self.options, self.recipe, runtime)
+            derived = self._search(searcher, folder, stop, goes_on, callback)
+            if derived is None:
+                return SearchResult(folder)
+            middle, trained = time.monotonic(), None
+            if train_child:
+                trained = self._train(searcher, derived.arch, folder / "child", stop, callback)
+                if not trained.finished:
+                    return SearchResult(folder)
+            cost = self.space.cost(derived.arch, in_channels=self.task.in_channels, head=self.goal.head)
+            seconds = (middle - start, time.monotonic() - middle)
+            result = SearchResult(folder, True, derived.arch, cost, self.goal, derived, searcher.supernet, trained, seconds)
+            if runtime.main:
+                write_result(folder, result.to_dict())
+            return result
+
+    def _search(
+        self, searcher: Searcher, folder: Path, stop: StopRequest, resume: bool, callback: Callback | None
+    ) -> Derived | None:
+        """Searches, or goes on, and derives an arch; None if stopped on request. Leaves checkpoints, metrics, arch, supernet and figures."""
+        parts = {"kind": "search", "space": json.dumps(self.space.to_dict()), "processes": self.runtime.world, "SEED": self.recipe.seed}
+        recipe = self.recipe
+        sections = {"data": recipe.data, "search": self.options, "head": recipe.head, "runtime": recipe.runtime}
+        loop = Loop(searcher, folder, self.runtime, fingerprint(parts, **sections), callback)
+        if resume:
+            loop.restore()
+        if not loop.run(stop):
             return None
-        if found is None:
-            derived = _derive(cfg, searcher, data, goal)
-            save({**vars(derived), "arch": derived.arch.to_dict()})
+        if "derived" not in loop.results:
+            derived = self._derive(searcher)
+            loop.results["derived"] = {**vars(derived), "arch": derived.arch.to_dict()}
+            loop.save()
+            stop.saved()
         else:
-            derived = Derived(**{**found, "arch": ArchDef.parse(found["arch"])})
-    finally:
-        monitor.close()
-        log.close()
-    cost = space.cost(derived.arch, searcher.task.head)
-    if runtime.main:
-        _write_result(cfg, folder, searcher, derived)
-    return SearchResult(derived.arch, cost, goal, derived, searcher.supernet)
+            derived = Derived(**{**loop.results["derived"], "arch": ArchDef.parse(loop.results["derived"]["arch"])})
+        if self.runtime.main:
+            self._write(searcher, folder, derived)
+        return derived
 
+    def _derive(self, searcher: Searcher) -> Derived:
+        o, supernet = self.options, searcher.supernet
+        images = self._batches(supernet, self.data.val, self.recipe.train.eval_batch_size)
+        return derive_arch(supernet, self.goal, self.task, self._calibration(supernet), images, o.draws, o.candidates, self.recipe.seed)
 
-def check_target(cfg: CfgNode, space: SearchSpace, num_classes: int | Head) -> Goal:
-    """The goal of `cfg.SEARCH`. Raises ConfigError, which gives the range, if no arch of the space can meet it."""
-    s = cfg.SEARCH
-    if not space.choices:
-        raise ConfigError(f"SEARCH.SPACE: {s.SPACE} has one network, nothing to choose; train it with tools/train_net.py")
-    goal = Goal(s.OBJECTIVE, s.TARGET, s.TOLERANCE, num_classes)
-    low = goal.cost(space, space.smallest(num_classes, by=s.OBJECTIVE))
-    high = goal.cost(space, space.largest(num_classes, by=s.OBJECTIVE))
-    if not low <= s.TARGET <= high:
-        raise ConfigError(
-            f"SEARCH.TARGET: {s.TARGET:,.0f} {s.OBJECTIVE} is out of the reach of {s.SPACE or 'the space'}: its "
-            f"networks have {low:,} to {high:,} with {as_head(num_classes).num_classes} classes; choose a target in between"
-        )
-    return goal
+    def _train(self, searcher: Searcher, arch: ArchDef, folder: Path, stop: StopRequest, callback: Callback | None) -> TrainResult:
+        weights = None
+        if self.inherit:
+            child = inherited_child(searcher.supernet, arch, self.task, self._calibration(searcher.supernet))
+            weights = {name: value.cpu() for name, value in child.state_dict().items()}
+        goes_on = (folder / CHECKPOINTS).is_dir()
+        trainer = Trainer(self.child_task.child(arch), arch, self.data, self.recipe, self.runtime, weights)
+        return trainer.run(folder, goes_on, stop, callback)
 
+    def _calibration(self, supernet: Supernet) -> list[Any]:
+        """Random training images in batches, at the largest input size, that renew norm statistics."""
+        count = min(self.options.recalibration_images, len(self.data.train))
+        size = min(64, count)
+        return [images for images, _ in self._batches(supernet, self.data.train, size, count // size)]
 
-def inherited(cfg: CfgNode, result: SearchResult, data: Data, task: ClassSearch) -> dict[str, Tensor]:
-    """The supernet's weights for the derived arch, norm statistics renewed: a state dict of the child."""
-    child = task.child(result.arch).to(_device(result.supernet))
-    task.inherit(child, result.supernet)
-    images = _calibration(cfg, data, result.supernet)
-    recalibrate_batchnorm(child, (subsample(batch, result.arch.input_size) for batch in images))
-    return {name: value.cpu() for name, value in child.state_dict().items()}
+    def _batches(self, supernet: Supernet, split: Split, size: int, train: int | None = None) -> _Batches:
+        """Batches of a split on the supernet's device; `train` random ones, or all in order."""
+        side = supernet.space.max_input_size
+        loader = build_loader(self.recipe.data, split, side, size, train is not None, seed=self.recipe.seed)
+        return _Batches(loader, self.runtime, train)
 
-
-def _derive(cfg: CfgNode, searcher: Searcher, data: Data, goal: Goal) -> Derived:
-    s, supernet = cfg.SEARCH, searcher.supernet
-    loader = build_loader(cfg, data.val, searcher.space.max_input_size, cfg.TEST.BATCH_SIZE, False)
-    val = _Moved(loader, _device(supernet))
-    images = _calibration(cfg, data, supernet)
-    return derive_arch(supernet, goal, images, val, s.DRAWS, s.CANDIDATES, cfg.SEED, searcher.task)
-
-
-def _calibration(cfg: CfgNode, data: Data, supernet: Supernet) -> list[Tensor]:
-    """SEARCH.RECALIBRATION_IMAGES random training images in batches, at the largest input size."""
-    count = min(cfg.SEARCH.RECALIBRATION_IMAGES, len(data.train))
-    size = min(64, count)
-    loader = build_loader(cfg, data.train, supernet.space.max_input_size, size, True, seed=cfg.SEED)
-    return [images for images, _ in _Moved(loader, _device(supernet), count // size)]
-
-
-def _device(supernet: Supernet) -> torch.device:
-    return supernet.weight_parameters()[0].device
+    def _write(self, searcher: Searcher, folder: Path, derived: Derived) -> None:
+        derived.arch.save(folder / "arch.yaml")
+        state = {name: value.cpu() for name, value in searcher.supernet.state_dict().items()}
+        alphas = {name: alpha.detach().cpu() for name, alpha in searcher.supernet.alphas().items()}
+        content = {"space": self.space.to_dict(), "num_classes": self.task.num_classes, "alphas": alphas, "supernet": state}
+        with atomic_open(folder / "search.pt") as file:
+            torch.save(content, file)
+        records = read_records(folder)
+        draw_arch(derived.arch, folder / "arch.png")
+        draw_alphas(self.space.choices, records, folder / "alphas.png")
+        warmup = searcher.strategy.warmup
+        draw_curves(records, folder / "curves.png", self.goal.target, self.goal.tolerance, self.goal.unit, warmup)
 
 
 @dataclass(frozen=True)
-class _Moved:
+class _Batches:
     """The first batches of a loader, on a device; can be iterated again."""
 
-    loader: Loader
-    device: torch.device
+    loader: Any
+    runtime: Runtime
     stop: int | None = None
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for images, targets in self.loader.epoch(0, stop=self.stop):
-            yield images.to(self.device), targets.to(self.device)
+            yield self.runtime.move(images), self.runtime.move(targets) if isinstance(targets, Tensor) else targets
 
 
-def _write_result(cfg: CfgNode, folder: Path, searcher: Searcher, derived: Derived) -> None:
-    from ..report.search import draw_alphas, draw_arch, draw_curves
-
-    derived.arch.save(folder / "arch.yaml")
-    state = {name: value.cpu() for name, value in searcher.supernet.state_dict().items()}
-    alphas = {name: alpha.detach().cpu() for name, alpha in searcher.supernet.alphas().items()}
-    content = {
-        "space": searcher.space.to_dict(),
-        "num_classes": searcher.num_classes,
-        "alphas": alphas,
-        "supernet": state,
-    }
-    with atomic_open(folder / "search.pt") as file:
-        torch.save(content, file)
-    records = read_records(folder)
-    unit = _UNITS[cfg.SEARCH.OBJECTIVE]
-    draw_arch(derived.arch, folder / "arch.png")
-    draw_alphas(searcher.space.choices, records, folder / "alphas.png")
-    draw_curves(records, folder / "curves.png", cfg.SEARCH.TARGET, cfg.SEARCH.TOLERANCE, unit, searcher.warmup)
+def _prepare(folder: Path, resume: bool) -> bool:
+    """Prepares a folder for a search; whether the run goes on from a checkpoint."""
+    goes_on = open_run(folder, resume)
+    if not goes_on:
+        shutil.rmtree(folder / "child", ignore_errors=True)
+        for name in ("arch.yaml", "search.pt", "arch.png", "alphas.png", "curves.png"):
+            (folder / name).unlink(missing_ok=True)
+    return goes_on
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

@@ -1,22 +1,24 @@
-"""Detectors and segmenters: torchvision's heads on any network of the library, with defaults for small backbones and images."""
+"""Detectors: torchvision's heads on any network of the library, with defaults for small backbones and images."""
 
 from __future__ import annotations
 
 import math
-import os
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from ..config.files import nearest
 from ..errors import InputError
-from .features import Features
-from .head_parts import CoarserMaps, MapsByName, check_batch, check_targets, no_background, own_options, positive
+from ..networks.supernet import Supernet
+from ..nn.heads import CoarserMaps
+from .features import Features, backbone_options
+from .head_parts import MapsByName, check_targets, choose, no_background, own_options, positive
 
 _ROI_SIZE = 7
+_SSD = {"nms_thresh": 0.55, "detections_per_img": 100, "topk_candidates": 300}
 _EXTRA_SMALLEST = 2  # pixels: norms need more than one value where a batch is one image
 
 
@@ -27,10 +29,6 @@ def build_detector(
     input_size: int = 256,
     strides: Sequence[int] | None = None,
     channels: int | None = None,
-    pretrained: bool = False,
-    weights: str | os.PathLike | None = None,
-    frozen_stages: int = 0,
-    frozen_norm: bool = False,
     **options: Any,
 ) -> nn.Module:
     """A detector of torchvision: FasterRCNN or RetinaNet on a feature pyramid, or SSD with SSDLite's head.
@@ -47,11 +45,10 @@ def build_detector(
         strides: of the maps used, ascending; None is (4, 8, 16, 32) for faster_rcnn, (8, 16, 32) for retinanet, (16, 32) for ssdlite. The
             head adds coarser maps to these: one for faster_rcnn, two for retinanet, for ssdlite as many as are 2 pixels wide or more.
         channels: of the pyramid, or of ssdlite's added maps; a multiple of 8. None is 64, or 128 for ssdlite.
-        pretrained: start from the network's published weights.
-        weights: a file to start from; goes before `pretrained`. Of a detector or a segmenter of this library its backbone is taken.
-        frozen_stages: so many first stages of the arch keep weights and norm statistics.
-        frozen_norm: every norm of the backbone keeps its statistics and its affine part.
-        options: of torchvision's class, such as score_thresh (faster_rcnn: box_score_thresh), image_mean, image_std; beside them
+        options: of the backbone: `pretrained` (start from the network's published weights), `weights` (a file to start from, which goes
+            before; of a detector or a segmenter of this library its backbone is taken), `frozen_stages` (so many first stages of the
+            arch keep weights and norm statistics), `frozen_norm` (every norm of the backbone keeps its statistics and its affine part).
+            Of torchvision's class, such as score_thresh (faster_rcnn: box_score_thresh), image_mean, image_std; beside them
             `aspect_ratios` of the anchors; `anchor_scale`, their side in strides (faster_rcnn 4, retinanet 3); `representation_size` of
             faster_rcnn's box head (256); `min_ratio` and `max_ratio` (0.95), the sides of ssdlite's boxes on its first and last map as
             a share of the image.
@@ -61,13 +58,14 @@ def build_detector(
             out of range.
         ZooError, ArchError, WeightsError: as `fbnet_builder`.
     """
-    build = _choose(head, _DETECTORS)
+    build = choose(head, _DETECTORS)
     positive(num_classes=num_classes, input_size=input_size)
-    features = Features(backbone, pretrained, weights)
+    of_backbone, options = backbone_options(options)
+    features = Features(backbone, of_backbone["pretrained"], of_backbone["weights"])
     features.pick(_STRIDES[head] if strides is None else strides, f"{head}: strides")
     if input_size < 2 * features.strides[-1]:
         raise InputError(f"{head}: input_size {input_size}: less than two pixels of the map at stride {features.strides[-1]}; use more")
-    features.freeze(frozen_stages, frozen_norm)
+    features.freeze(of_backbone["frozen_stages"], of_backbone["frozen_norm"])
     width = _CHANNELS[head] if channels is None else channels
     positive(channels=width)
     if width % 8:
@@ -76,53 +74,6 @@ def build_detector(
     model = build(features, num_classes + 1, input_size, width, options)
     model.register_forward_pre_hook(partial(check_targets, num_classes=num_classes), with_kwargs=True)
     return model
-
-
-def build_segmenter(
-    head: str,
-    backbone: Any,
-    num_classes: int,
-    output_stride: int = 16,
-    low_stride: int = 8,
-    channels: int | None = None,
-    pretrained: bool = False,
-    weights: str | os.PathLike | None = None,
-    frozen_stages: int = 0,
-    frozen_norm: bool = False,
-    **options: Any,
-) -> nn.Module:
-    """A segmenter of torchvision, LRASPP or DeepLabV3: normalised images (N, 3, H, W) to {"out": (N, num_classes, H, W)}.
-
-    The backbone's module is `segmenter.backbone.body`.
-
-    Args:
-        head: lraspp or deeplabv3.
-        backbone: as of `build_detector`; where the last map's stride is beyond `output_stride`, `backbone.dilate` brings it there.
-        num_classes: of a pixel; background, if the data has one, is one of them.
-        output_stride: input pixels a pixel of the last map.
-        low_stride: the same of lraspp's map of fine detail: 4 or 8.
-        channels: inside the head. None is 128.
-        pretrained: as of `build_detector`, like `weights`, `frozen_stages` and `frozen_norm`.
-        options: `atrous_rates` of deeplabv3, in pixels of the last map; by default (3, 6, 9) at output stride 16, in proportion at
-            others: for images of about 256 pixels, half of what the paper has for 513.
-
-    Raises:
-        InputError: an unknown head or option, a stride that the backbone lacks; and in training, a batch of one image where the head
-            normalises pooled values.
-        ZooError, ArchError, WeightsError: as `fbnet_builder`.
-    """
-    build = _choose(head, _SEGMENTERS)
-    positive(num_classes=num_classes)
-    width = 128 if channels is None else channels
-    positive(channels=width)
-    features = Features(backbone, pretrained, weights)
-    if head == "lraspp":
-        positive(low_stride=low_stride)
-    elif low_stride != 8:
-        raise InputError(f"{head}: low_stride {low_stride!r}: it is lraspp's; leave it out")
-    features.pick_last(output_stride, low_stride if head == "lraspp" else None)
-    features.freeze(frozen_stages, frozen_norm)
-    return build(features, num_classes, width, options)
 
 
 # -- detectors ----------------------------------------------------------------------------------------
@@ -138,7 +89,7 @@ def _faster_rcnn(features: Features, labels: int, size: int, width: int, options
     strides, names = features.strides, _names(features)
     if any(after != 2 * before for before, after in pairwise(strides)):
         raise InputError(f"faster_rcnn: strides {tuple(strides)}: it picks a map by a box's size, so each must be twice the one before")
-    own = own_options("faster_rcnn", FasterRCNN, options, anchor_scale=4, aspect_ratios=(0.5, 1.0, 2.0), representation_size=256)
+    own, options = own_options("faster_rcnn", FasterRCNN, options, anchor_scale=4, aspect_ratios=(0.5, 1.0, 2.0), representation_size=256)
     levels = [*strides, 2 * strides[-1]]
     small = {"rpn_pre_nms_top_n_train": 1000, "rpn_pre_nms_top_n_test": 500, "rpn_post_nms_top_n_train": 500}
     small |= {"rpn_post_nms_top_n_test": 200, "box_batch_size_per_image": 128}
@@ -163,7 +114,7 @@ def _retinanet(features: Features, labels: int, size: int, width: int, options: 
     from torchvision.ops import FeaturePyramidNetwork
     from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-    own = own_options("retinanet", RetinaNet, options, anchor_scale=3, aspect_ratios=(0.5, 1.0, 2.0))
+    own, options = own_options("retinanet", RetinaNet, options, anchor_scale=3, aspect_ratios=(0.5, 1.0, 2.0))
     levels = [*features.strides, 2 * features.strides[-1], 4 * features.strides[-1]]
     # two sizes an octave instead of three: with many classes most of the cost is in the outputs, one set an anchor
     sides = tuple((_side(own, stride), int(_side(own, stride) * 2**0.5)) for stride in levels)
@@ -184,26 +135,63 @@ def _retinanet(features: Features, labels: int, size: int, width: int, options: 
 
 def _ssdlite(features: Features, labels: int, size: int, width: int, options: dict[str, Any]) -> nn.Module:
     from torchvision.models.detection import ssd, ssdlite
-    from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 
-    first = min(3 * features.strides[0] / size, 0.5)
-    own = own_options("ssdlite", ssd.SSD, options, aspect_ratios=(2, 3), min_ratio=first, max_ratio=0.95)
-    low, high = own["min_ratio"], own["max_ratio"]
-    if not all(isinstance(ratio, (int, float)) for ratio in (low, high)) or not 0 < low < high <= 1:
-        raise InputError(f"ssdlite: min_ratio {low!r}, max_ratio {high!r}: give shares of the image, above 0 to 1, the second larger")
+    own, options = own_options("ssdlite", ssd.SSD, options, aspect_ratios=(2, 3), min_ratio=0.0, max_ratio=0.95)
     pixels, added = -(-size // features.strides[-1]), 0
     while (pixels := -(-pixels // 2)) >= _EXTRA_SMALLEST:
         added += 1
     widths = [*features.channels, *[width] * added]
-    boxes = DefaultBoxGenerator([list(_ratios(own))] * len(widths), low, high)
+    boxes = _default_boxes(own, len(widths), features.strides[0] / size)
     return ssd.SSD(
         MapsByName(features, _names(features), CoarserMaps(features.channels[-1], width, added)),
         boxes,
         (size, size),
         labels,
         head=ssdlite.SSDLiteHead(widths, boxes.num_anchors_per_location(), labels, nn.BatchNorm2d),
-        **{"nms_thresh": 0.55, "detections_per_img": 100, "topk_candidates": 300, **options},
+        **{**_SSD, **options},
     )
+
+
+def _default_boxes(own: Mapping[str, Any], maps: int, stride: float) -> Any:
+    """SSD's boxes on so many maps, the first of which has a pixel for a share `stride` of the image."""
+    from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+
+    low, high = own["min_ratio"] or min(3 * stride, 0.5), own["max_ratio"]
+    if not all(isinstance(ratio, (int, float)) for ratio in (low, high)) or not 0 < low < high <= 1:
+        raise InputError(f"ssdlite: min_ratio {low!r}, max_ratio {high!r}: give shares of the image, above 0 to 1, the second larger")
+    return DefaultBoxGenerator([list(_ratios(own))] * maps, low, high)
+
+
+class _SupernetMaps(nn.Module):
+    """A supernet as the backbone of SSD: the maps of its layers, and the coarser ones that its head adds."""
+
+    def __init__(self, supernet: Supernet):
+        super().__init__()
+        self.supernet = supernet
+
+    def forward(self, x: Tensor) -> Mapping[str, Tensor]:
+        head: Any = self.supernet.head
+        maps = head.neck(OrderedDict((f"s{i}", m) for i, m in enumerate(self.supernet.maps(x))))
+        return maps
+
+
+def searched_detector(supernet: Supernet, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """SSD whose backbone and head are a supernet's: in training it gives the losses of the current gates, as a detector does.
+
+    Args:
+        supernet: with the head `ssdlite`; the weights are its own, shared.
+        num_classes: kinds of objects.
+        options: as of `build_detector`, those of the backbone aside.
+    """
+    from torchvision.models.detection import ssd
+
+    own, rest = own_options("ssdlite", ssd.SSD, backbone_options(options)[1], aspect_ratios=(2, 3), min_ratio=0.0, max_ratio=0.95)
+    head: Any = supernet.head
+    size = supernet.space.max_input_size
+    boxes = _default_boxes(own, len(head.predictor.classification_head.module_list), head.strides[0] / size)
+    model = ssd.SSD(_SupernetMaps(supernet), boxes, (size, size), num_classes + 1, head=head.predictor, **{**_SSD, **rest})
+    model.register_forward_pre_hook(partial(check_targets, num_classes=num_classes), with_kwargs=True)
+    return model
 
 
 def _names(features: Features) -> list[str]:
@@ -224,42 +212,11 @@ def _ratios(own: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(ratios)
 
 
-# -- segmenters ---------------------------------------------------------------------------------------
-
-
-def _lraspp(features: Features, classes: int, width: int, options: dict[str, Any]) -> nn.Module:
-    from torchvision.models.segmentation import LRASPP
-
-    own_options("lraspp", LRASPP, options)
-    low, high = features.channels
-    return LRASPP(MapsByName(features, ("low", "high")), low, high, classes, width)
-
-
-def _deeplabv3(features: Features, classes: int, width: int, options: dict[str, Any]) -> nn.Module:
-    from torchvision.models.segmentation import DeepLabV3
-    from torchvision.models.segmentation.deeplabv3 import ASPP, DeepLabHead
-
-    rate = max(1, 48 // features.strides[-1])
-    rates = own_options("deeplabv3", DeepLabV3, options, atrous_rates=(rate, 2 * rate, 3 * rate))["atrous_rates"]
-    if not isinstance(rates, Sequence) or not rates or not all(isinstance(r, int) and r > 0 for r in rates):
-        raise InputError(f"deeplabv3: atrous_rates {rates!r}: give whole numbers above 0, such as (3, 6, 9)")
-    head = DeepLabHead(features.channels[-1], classes, rates)
-    if width != 256:  # which torchvision's head has in it
-        head[0] = ASPP(features.channels[-1], rates, width)
-        head[1], head[2] = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        head[4] = nn.Conv2d(width, classes, 1)
-    model = DeepLabV3(MapsByName(features, ("out",)), head)
-    model.register_forward_pre_hook(check_batch)
-    return model
-
-
 _DETECTORS: dict[str, Callable[..., nn.Module]] = {"faster_rcnn": _faster_rcnn, "retinanet": _retinanet, "ssdlite": _ssdlite}
-_SEGMENTERS: dict[str, Callable[..., nn.Module]] = {"lraspp": _lraspp, "deeplabv3": _deeplabv3}
 _STRIDES = {"faster_rcnn": (4, 8, 16, 32), "retinanet": (8, 16, 32), "ssdlite": (16, 32)}
 _CHANNELS = {"faster_rcnn": 64, "retinanet": 64, "ssdlite": 128}
 
 
-def _choose(head: str, builders: Mapping[str, Callable[..., nn.Module]]) -> Callable[..., nn.Module]:
-    if not isinstance(head, str) or head not in builders:
-        raise InputError(f"head {head!r}: no such head; {nearest(str(head), list(builders))}")
-    return builders[head]
+def ssdlite_strides() -> tuple[int, ...]:
+    """Of the maps that SSDLite reads where none are named."""
+    return _STRIDES["ssdlite"]

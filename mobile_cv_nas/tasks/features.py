@@ -23,6 +23,13 @@ _LOG = logging.getLogger(__name__)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+def backbone_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of a backbone, with their defaults, and the rest."""
+    own: dict[str, Any] = {"pretrained": False, "weights": None, "frozen_stages": 0, "frozen_norm": False}
+    rest = {name: value for name, value in options.items() if name not in own}
+    return {name: options.get(name, default) for name, default in own.items()}, rest
+
+
 class Features:
     """A module that gives maps, and what is known of them: all that a head needs of its backbone.
 

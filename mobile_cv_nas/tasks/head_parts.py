@@ -1,19 +1,17 @@
-"""What heads are made of besides torchvision's classes: named maps, coarser maps, and checks of options and targets."""
+"""What heads are made of besides torchvision's classes: named maps, and checks of options and targets."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from .features import Features
 
 # arguments of torchvision's classes that the heads make themselves
@@ -47,37 +45,6 @@ class MapsByName(nn.Module):
         maps = list(maps.values()) if isinstance(maps, Mapping) else maps
         named = OrderedDict((name, maps[index]) for name, index in self._maps)
         return named if self.neck is None else self.neck(named)
-
-
-class CoarserMaps(nn.Module):
-    """Adds maps to a mapping of them, each half as wide as the one before: 1x1, depthwise 3x3 of stride 2, 1x1, as SSDLite has it.
-
-    Args:
-        c_in: channels of the last map.
-        channels: of each map added.
-        count: how many to add.
-    """
-
-    def __init__(self, c_in: int, channels: int, count: int):
-        super().__init__()
-        from torchvision.ops import Conv2dNormActivation
-
-        inner, block = channels // 2, partial(Conv2dNormActivation, activation_layer=nn.ReLU6)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                block(channels if i else c_in, inner, kernel_size=1),
-                block(inner, inner, kernel_size=3, stride=2, groups=inner),
-                block(inner, channels, kernel_size=1),
-            )
-            for i in range(count)
-        )
-
-    def forward(self, maps: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        maps = OrderedDict(maps)
-        x = next(reversed(maps.values()))
-        for i, block in enumerate(self.blocks):
-            maps[f"extra{i}"] = x = block(x)
-        return maps
 
 
 def check_targets(model: nn.Module, args: tuple, kwargs: dict[str, Any], num_classes: int) -> None:
@@ -152,15 +119,22 @@ def check_batch(model: nn.Module, args: tuple) -> None:
         )
 
 
-def own_options(head: str, kind: type, options: dict[str, Any], **own: Any) -> dict[str, Any]:
-    """Takes the options in `own` out of `options`, with those defaults. Raises InputError for one that neither takes."""
+def own_options(head: str, kind: type, options: Mapping[str, Any], **own: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options in `own`, with those defaults, and the rest. Raises InputError for one that neither they nor the class take."""
     known = sorted({*own, *inspect.signature(kind).parameters} - _MADE)
     for name in options:
         if name not in known:
-            close = ["input_size"] if name in ("min_size", "max_size", "size") else difflib.get_close_matches(name, known, 1, 0.6)
-            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known) or 'none'}"
-            raise InputError(f"{head}: no such option {name!r}; {hint}")
-    return {name: options.pop(name, default) for name, default in own.items()}
+            hint = ", did you mean input_size?" if name in ("min_size", "max_size", "size") else did_you_mean(name, known)
+            raise InputError(f"{head}: no such option {name!r}{hint or '; it takes ' + (', '.join(known) or 'none')}")
+    rest = {name: value for name, value in options.items() if name not in own}
+    return {name: options.get(name, default) for name, default in own.items()}, rest
+
+
+def choose(head: str, builders: Mapping[str, Callable[..., nn.Module]]) -> Callable[..., nn.Module]:
+    """The builder of a head by its name. Raises InputError."""
+    if not isinstance(head, str) or head not in builders:
+        raise InputError(f"head {head!r}: no such head{did_you_mean(str(head), builders, few=8)}")
+    return builders[head]
 
 
 def positive(**values: Any) -> None:

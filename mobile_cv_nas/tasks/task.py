@@ -1,162 +1,162 @@
-"""What a run trains: a network, its data, its loss and its scores. One class for each kind of label."""
+"""What is learnt: one class for each kind of label, the same for training, search, test, prediction and export.
+
+A task owns the head, the loss, the scores, the prediction on an image, and what a weight file says of them.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from yacs.config import CfgNode
 
-from ..arch import ArchDef
-from ..commands.options import loader_from as build_loader
-from ..data import Data, DataError, Loader, derive_seed
-from ..engine.runtime import Runtime, seed_everything
-from ..networks.build import build_model
-from ..networks.counting import count
+from ..arch import ArchDef, SearchSpace
+from ..engine.runtime import Runtime
+from ..engine.step import Loss
+from ..networks.build import build_supernet
+from ..networks.supernet import Supernet
+from ..nn.heads import HeadDef
 from ..nn.shapes import Cost
-from ..weights.file import fit_weights, save_weights
-from .evaluate import evaluate
+from .options import HeadOptions
+from .prediction import Prediction
 
-Batch = tuple[Any, Any]  # images and labels, as a Loader gives them
-
-
-class Objective(Protocol):
-    """A loss, and what it is called in errors."""
-
-    loss_name: str
-
-    def loss(self, model: nn.Module, batch: Batch, key: tuple[int, ...]) -> tuple[Tensor, Tensor, int]:
-        """The mean loss of a batch, the sum of right answers (an image counts 1), the number of images. `key` seeds randomness."""
+Batch = Sequence[Any]  # images and labels, as a Loader gives them
 
 
+@dataclass(frozen=True)
+class LossOptions:
+    """How the loss of a training differs from the plain one."""
+
+    label_smoothing: float = 0.0  # share of the probability spread over all classes
+    mixup: float = 0.0  # alpha of MixUp; 0 = off
+    class_weights: Sequence[float] = ()  # of each class in the loss; (): all alike
+    own: Callable[[Any, Any], Tensor] | None = None  # (outputs, labels) to the mean loss of a batch, in place of the task's
+    seed: int = 0  # of what is random in it
+
+
+@dataclass(frozen=True)
+class SupernetOptions:
+    """How a supernet is built; see `build_supernet`."""
+
+    sharing: str = "none"
+    recompute: bool = False
+    resolution: str = "all"
+
+
+@dataclass(frozen=True)
 class Task:
-    """Base of all tasks; `build` and the methods below it are a task's own.
+    """Base of all tasks.
 
     Args:
-        cfg: the complete configuration.
-        arch: of the network, or of its backbone.
-        data: images with labels of the task's kind.
-        weights: to start from, or None for random ones.
-        runtime: device, precision and processes.
-
-    Attributes:
-        kind: of the run, in its checkpoints.
-        hits: what the share of right answers in training is called, "" where there is none.
-        main: the score that the progress line shows.
-        objective: the loss.
-        network: freshly built.
-        loaders: of training, validation and test.
-        steps: of the optimizer, an epoch.
-        cost: MACs of one image and parameters.
+        classes: their names.
+        head: of the network.
+        mean, std: of the images in 0..1, one value a channel.
+        losses: of its training.
+        label_size: side of masks, where they are not of the network's input size.
     """
 
-    kind = ""
-    hits = ""
-    main = ""
-    objective: Objective
+    kind: ClassVar[str]  # classification | detection | segmentation
+    labels: ClassVar[str]  # of its data: classes | boxes | masks
+    main: ClassVar[str]  # the score that counts
+    hits: ClassVar[str] = ""  # what the share of right answers in training is called, "" where there is none
+    loss_name: ClassVar[str] = "cross-entropy"
 
-    def __init__(self, cfg: CfgNode, arch: ArchDef, data: Data, weights: Mapping[str, Tensor] | None, runtime: Runtime):
-        self.cfg, self.arch, self.data, self.runtime = cfg, arch, data, runtime
-        batch, size, shard = runtime.batch_size(cfg.TRAIN.BATCH_SIZE), self.input_size, runtime.shard
-        sizes: dict[str, Any] = {"label_size": self.label_size}
-        self.loaders: tuple[Loader, Loader, Loader] = (
-            build_loader(cfg, data.train, size, batch, True, shard, **sizes),
-            build_loader(cfg, data.val, size, cfg.TEST.BATCH_SIZE, False, shard, **sizes),
-            build_loader(cfg, data.test, size, cfg.TEST.BATCH_SIZE, False, shard, **sizes),
+    classes: tuple[str, ...]
+    head: HeadOptions = field(default_factory=HeadOptions)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    losses: LossOptions = field(default_factory=LossOptions)
+    label_size: int | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def in_channels(self) -> int:
+        return len(self.mean)
+
+    def input_size(self, arch: ArchDef) -> int:
+        """Side of the images that the network of an arch takes."""
+        return arch.input_size
+
+    def child(self, arch: ArchDef) -> Task:
+        """The task of an arch that a search found: one of a smaller input size is judged by the labels of the largest."""
+        return self
+
+    def network(self, arch: ArchDef, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+        """The network of an arch with this head, at random or from a state dict. Raises WeightsError if that does not fit."""
+        raise NotImplementedError
+
+    def count(self, network: nn.Module, arch: ArchDef) -> Cost:
+        """MACs of one image, and parameters, by fvcore."""
+        raise NotImplementedError
+
+    # -- searching ---------------------------------------------------------------------------------------------------
+
+    def head_def(self, space: SearchSpace) -> HeadDef:
+        """The head as a block of the supernet. Raises InputError where head and space do not go together."""
+        raise NotImplementedError
+
+    def supernet(self, space: SearchSpace, options: SupernetOptions) -> Supernet:
+        """All networks of a space in one, under this head."""
+        return build_supernet(
+            space,
+            self.num_classes,
+            self.in_channels,
+            sharing=options.sharing,
+            recompute=options.recompute,
+            resolution=options.resolution,
+            head=self.head_def(space),
         )
-        self.steps = len(self.loaders[0]) // cfg.RUNTIME.ACCUMULATE
-        if not self.steps:
-            raise DataError(f"{len(data.train)} training images are fewer than TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}")
-        seed_everything(cfg.SEED)
-        self.network = self.build(weights)
-        self.cost = self.count()
 
-    @property
-    def input_size(self) -> int:
-        return self.arch.input_size
+    def learner(self, supernet: Supernet) -> nn.Module:
+        """What `loss` calls while a supernet is trained."""
+        return supernet
 
-    @property
-    def label_size(self) -> int | None:
-        """Side of the masks; None where there are none, or that of the images."""
-        return None
+    # -- learning and scoring ----------------------------------------------------------------------------------------
 
-    def identity(self) -> dict[str, Any]:
-        """What makes two runs the same, beside the configuration."""
-        return {"kind": self.kind, "arch": json.dumps(self.arch.to_dict())}
-
-    def build(self, weights: Mapping[str, Tensor] | None) -> nn.Module:
-        """The network, from `weights` or at random; sets `objective`."""
+    def loss(self, model: Any, batch: Batch, key: tuple[int, ...], runtime: Runtime) -> Loss:
+        """The loss of a batch on the device; `key` seeds what is random. Sums: "loss" and "right", an image counting 1."""
         raise NotImplementedError
 
-    def count(self) -> Cost:
-        return count(self.network, self.input_size)
-
-    def evaluate(self, network: nn.Module, loader: Loader) -> dict[str, float]:
-        """Scores over the images of all processes; a call that all of them make."""
+    def evaluate(self, network: nn.Module, batches: Iterable[Batch], runtime: Runtime | None = None) -> dict[str, float]:
+        """Scores by name over the images of all processes; a call that all of them make. The network ends in the mode it was in."""
         raise NotImplementedError
 
-    def save(self, path: Path, network: nn.Module) -> None:
-        """Writes the weights and what is needed to use them."""
+    def rank(self, scores: Mapping[str, float]) -> tuple[float, float]:
+        """How good scores are: the main one, then what breaks ties."""
+        return scores[self.main], -scores.get("loss", 0.0)
+
+    # -- using -------------------------------------------------------------------------------------------------------
+
+    def predict(self, network: nn.Module, pictures: Sequence[Any], inputs: Sequence[Tensor], options: PredictOptions) -> list[Prediction]:
+        """What a network in eval mode says of pictures (PIL, or None for tensors), given the inputs made of them, (C, H, W) each."""
         raise NotImplementedError
 
-
-class CrossEntropy:
-    """The loss of logits (N, classes) under labels (N,), smoothed and mixed as `cfg` says; see `Objective.loss`."""
-
-    loss_name = "cross-entropy"
-
-    def __init__(self, cfg: CfgNode, classes: int, runtime: Runtime):
-        self.cfg, self.classes, self.runtime = cfg, classes, runtime
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=cfg.TRAIN.LABEL_SMOOTHING)
-
-    def loss(self, model: nn.Module, batch: Batch, key: tuple[int, ...]) -> tuple[Tensor, Tensor, int]:
-        images, labels = batch
-        targets = labels
-        if self.cfg.DATA.MIXUP > 0:
-            images, targets = self._mix(images, labels, key)
-        images, labels, targets = map(self.runtime.move, (images, labels, targets))
-        with self.runtime.autocast():
-            logits = model(images)
-        return self.criterion(logits.float(), targets), (logits.detach().argmax(1) == labels).sum(), len(labels)
-
-    def _mix(self, images: Tensor, labels: Tensor, key: Sequence[int]) -> tuple[Tensor, Tensor]:
-        from torchvision.transforms import v2
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.cfg.SEED, self.runtime.rank, *key))
-            return v2.MixUp(alpha=self.cfg.DATA.MIXUP, num_classes=self.classes)(images, labels)
+    def content(self, arch: ArchDef) -> dict[str, Any]:
+        """What a weight file keeps of the task."""
+        return {"task": self.kind}
 
 
-class Classification(Task):
-    """Images of one class each: cross-entropy, top-1 and top-5."""
+@dataclass(frozen=True)
+class PredictOptions:
+    """How much of a prediction is wanted."""
 
-    kind = "training"
-    hits = main = "top1"
-
-    def build(self, weights: Mapping[str, Tensor] | None) -> nn.Module:
-        self.objective = CrossEntropy(self.cfg, self.data.num_classes, self.runtime)
-        network = build_model(self.arch, self.data.num_classes)
-        if weights is not None:
-            fit_weights(network, weights, "the weights to start from", new_classifier=True)
-        return network
-
-    def evaluate(self, network: nn.Module, loader: Loader) -> dict[str, float]:
-        score = evaluate(network, loader.epoch(), self.runtime)
-        return {"loss": score.loss, "top1": score.top1, "top5": score.top5}
-
-    def save(self, path: Path, network: nn.Module) -> None:
-        data = self.cfg.DATA
-        save_weights(path, network.state_dict(), self.arch, self.data.classes, mean=data.MEAN, std=data.STD)
+    top: int = 5  # classes, of a classifier
+    score: float = 0.5  # the least, of a detected object
 
 
-NAMES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
-NAMES |= {"ap": "box AP", "ap50": "box AP50", "ap75": "box AP75"}
-
-
-def name_of(key: str) -> str:
-    """What people call a score."""
-    return NAMES.get(key, key)
+@contextlib.contextmanager
+def evaluating(network: nn.Module) -> Any:
+    """Within it a network is in eval mode and keeps no gradients; afterwards it is in the mode it was in."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(was_training)

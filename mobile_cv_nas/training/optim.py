@@ -8,27 +8,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from yacs.config import CfgNode
+
+from .options import TrainOptions
 
 
-def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
-    """SGD or RMSprop as `cfg.TRAIN` says; weight decay on convolution and linear weights only."""
+def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    """SGD or RMSprop; weight decay on convolution and linear weights only."""
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": cfg.TRAIN.WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    train = cfg.TRAIN
-    if train.OPTIMIZER == "sgd":
-        return torch.optim.SGD(groups, lr=train.LR, momentum=train.MOMENTUM, nesterov=train.NESTEROV)
-    return torch.optim.RMSprop(groups, lr=train.LR, momentum=train.MOMENTUM, alpha=train.RMSPROP_DECAY, eps=train.RMSPROP_EPS)
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.nesterov)
+    return torch.optim.RMSprop(groups, lr=options.lr, momentum=options.momentum, alpha=options.rmsprop_decay, eps=options.rmsprop_eps)
 
 
-def learning_rate(cfg: CfgNode, step: int, steps_per_epoch: int) -> float:
+def learning_rate(options: TrainOptions, step: int, steps_per_epoch: int) -> float:
     """Of a step, counted from 0: a linear rise over the warm-up, then a cosine to 0 at the end of the last epoch."""
-    total = cfg.TRAIN.EPOCHS * steps_per_epoch
-    warmup = round(cfg.TRAIN.WARMUP_EPOCHS * steps_per_epoch)
+    total = options.epochs * steps_per_epoch
+    warmup = round(options.warmup_epochs * steps_per_epoch)
     if step < warmup:
-        return cfg.TRAIN.LR * (step + 1) / warmup
-    return cfg.TRAIN.LR * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+        return options.lr * (step + 1) / warmup
+    return options.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 class _Average:

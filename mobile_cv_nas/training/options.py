@@ -1,13 +1,22 @@
-"""How a network is trained."""
+"""How a network is trained: the recipe of a run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from ..data.options import DataOptions
+from ..engine.runtime import RuntimeOptions
+from ..errors import InputError, did_you_mean
+from ..tasks.options import HeadOptions
+
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """A recipe; the keys of TRAIN say the same."""
+    """How weights are trained; the keys of TRAIN say the same."""
 
     epochs: int = 45  # passes over the training images
     batch_size: int = 64  # images a step, over all processes and accumulated parts
@@ -24,5 +33,26 @@ class TrainOptions:
     ema_decay: float = 0.0  # of the moving average of the weights, which is then the result; 0 = off
     clip_grad: float = 0.0  # largest gradient norm; 0 = off
     on_nan: str = "stop"  # stop | skip: what to do with a step whose loss or gradient is not finite
+    class_weights: str = "none"  # none | balanced: of each class in the loss, inverse to its number of images
     eval_every: int = 1  # epochs between validations; the last epoch is always validated
-    eval_batch_size: int = 256  # images a step in validation and test, of each process
+    eval_batch_size: int = field(default=256, metadata={"key": "TEST.BATCH_SIZE"})  # images a step in validation and test, of each process
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run is told beside its network, its images and its folder."""
+
+    train: TrainOptions = TrainOptions()
+    data: DataOptions = DataOptions()
+    head: HeadOptions = HeadOptions()
+    runtime: RuntimeOptions = RuntimeOptions()
+    seed: int = 0  # of everything random: weights, order of the images, augmentation, Gumbel noise
+
+
+def changed(options: Options, changes: Mapping[str, Any]) -> Options:
+    """A copy of an options dataclass with some fields changed. Raises InputError for a name that it does not have."""
+    known = [one.name for one in fields(options)]  # type: ignore[arg-type]
+    for name in changes:
+        if name not in known:
+            raise InputError(f"{name}: no such option of {type(options).__name__}{did_you_mean(name, known)}")
+    return replace(options, **changes)  # type: ignore[type-var]

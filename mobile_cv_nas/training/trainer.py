@@ -1,302 +1,286 @@
-"""Training of one arch: resumable to the bit, on one or many processes."""
+"""How one network is trained: resumable to the bit, on one or many processes."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from yacs.config import CfgNode
+from torch import Tensor, nn
 
 from ..arch import ArchDef
-from ..commands.options import data_from as build_data
-from ..config.keys import DETECTORS, SEGMENTERS, ConfigError, dump_config
-from ..data import Data
-from ..engine.checkpoint import RunFolder, StopRequest, check_fingerprint, load_latest, rng_state, save_checkpoint, set_rng_state
-from ..engine.runtime import (
-    CHECKPOINTS,
-    MAX_DROPPED,
-    MetricsLog,
-    NotFinite,
-    Runtime,
-    count_skipped,
-    epoch_line,
-    fingerprint,
-    open_run,
-    progress_bar,
-    start_runtime,
-    write_result,
-)
-from ..engine.step import Stepper
-from ..files import atomic_write
-from ..tasks.task import NAMES, Batch, Classification, Task, name_of
-from ..weights.file import find_arch, load_start
-from .optim import learning_rate
+from ..data.build import build_data, build_loader, data_of
+from ..data.data_set import Data, DataError
+from ..data.loader import Loader
+from ..data.transforms import preprocess
+from ..engine.loop import Loop
+from ..engine.randomness import seed_everything
+from ..engine.run_folder import RunFolder, fingerprint, open_run, write_result
+from ..engine.runtime import Runtime, start_runtime
+from ..engine.step import Loss, Stepper
+from ..engine.stop import StopRequest
+from ..errors import InputError
+from ..model_zoo.builder import find_arch
+from ..nn.shapes import Cost
+from ..tasks.build import make_task, task_class
+from ..tasks.model import WEIGHTS, Model, load, save_model
+from ..report.tables import name_of
+from ..tasks.task import LossOptions, Task
+from .optim import build_average, build_optimizer, learning_rate
+from .options import Recipe, changed
 
-WEIGHTS = "model.safetensors"
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training ends with.
+
+    Attributes:
+        folder: where everything is.
+        finished: False where it was stopped on request; its state is saved, and the rest of this is empty.
+        scores: of the test images; empty where there are none.
+        validation: the main score on the validation images.
+        cost: of the network.
+        skipped_images: that could not be read.
+    """
+
+    folder: Path
+    finished: bool = True
+    scores: Mapping[str, float] = field(default_factory=dict)
+    validation: Mapping[str, float] = field(default_factory=dict)
+    cost: Cost = field(default_factory=lambda: Cost(0, 0))
+    skipped_images: int = 0
+
+    @property
+    def weights(self) -> Path:
+        """The file of the trained model."""
+        return self.folder / WEIGHTS
+
+    def model(self) -> Model:
+        """The trained model."""
+        return load(self.weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as result.json has them."""
+        if not self.finished:
+            return {"finished": False, "folder": str(self.folder)}
+        found = {"finished": True, **self.scores, **{f"val_{name}": value for name, value in self.validation.items()}}
+        return {**found, "macs": self.cost.macs, "params": self.cost.params, "skipped_images": self.skipped_images}
 
 
 def train(
-    cfg: CfgNode,
-    arch: ArchDef,
-    output: str | os.PathLike,
-    data: Data | None = None,
-    weights: Mapping[str, Tensor] | None = None,
+    arch: ArchDef | str | os.PathLike,
+    train: Any,
+    val: Any = None,
+    test: Any = None,
+    output: str | os.PathLike = "output",
+    recipe: Recipe | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
     resume: bool = False,
-    runtime: Runtime | None = None,
-    stop: StopRequest | None = None,
-    label_size: int | None = None,
-) -> dict[str, Any]:
-    """Trains `arch` on the data of `cfg`, tests it, and leaves config, arch, weights, metrics and result in `output`.
+    **options: Any,
+) -> TrainResult:
+    """Trains a network, validates it each epoch, tests it, and leaves config, arch, weights, metrics and result in a folder.
 
-    The caller holds the folder's lock (`RunFolder`). `weights` is where training starts, random without. `stop` ends
-    the run after a step; if None is given, SIGTERM and SIGINT do. `label_size` is the side of masks, where they are not of
-    the network's input size.
+    Args:
+        arch: an ArchDef, the path of an arch file, or a name of the zoo.
+        train: the folder of a data set, or a torch Dataset of (image, label); see `data.build.data_of` for what these may be.
+        val, test: further Datasets. Without `val` a share of `train` is split off; without `test` nothing is tested.
+        output: the folder, made if missing; an unfinished run in it is not replaced.
+        recipe: everything else: TrainOptions, DataOptions, HeadOptions (of a detector or a segmenter), RuntimeOptions, seed.
+        classes: names of the classes, where the Dataset has no `classes`.
+        loss: (outputs, labels) to the mean loss of a batch, in place of the task's own.
+        callback: called with the record of each epoch, a dict.
+        resume: go on from the newest checkpoint in the folder.
+        options: fields of TrainOptions that differ from the recipe's: epochs=10, lr=0.1, ...
 
     Returns:
-        {"finished": False, "folder": ...} after a stop; else the scores of the test images (top1, top5 and loss; miou, pixel_accuracy
-        and loss; or ap, ap50 and ap75), the main one also of the validation images as val_..., macs, params, skipped_images, and
-        "weights", the path of the .safetensors file.
+        A TrainResult. SIGINT and SIGTERM end the run after a step, saved; its `finished` is then False.
 
     Raises:
-        ConfigError, DataError, FileError, CheckpointError: bad input.
-        NotFinite: a loss or gradient that is not finite, with TRAIN.ON_NAN stop.
+        InputError: bad input; DataError, FileError, CheckpointError, ArchError, ZooError say more.
+        NotFinite: a loss or gradient that is not finite, with on_nan "stop".
     """
-    runtime = runtime or start_runtime(cfg)
-    folder = Path(output)
-    trainer = Trainer(cfg, make_task(cfg, arch, data or build_data(cfg), weights, runtime, label_size), folder, runtime)
-    if runtime.gather(open_run(folder, resume) if runtime.main else None)[0]:
-        trainer.restore()
-    with contextlib.ExitStack() as stack:
-        return trainer.run(stop or stack.enter_context(StopRequest(cfg.CHECKPOINT.MINUTES)))
+    recipe = recipe or Recipe()
+    recipe = replace(recipe, train=changed(recipe.train, options))
+    data = data_for(recipe, train, val, test, classes)
+    found, runtime = find_arch(arch)[0], start_runtime(recipe.runtime)
+    task = training_task(data, recipe, loss)
+    with RunFolder(output) if runtime.main else contextlib.nullcontext(Path(output)) as folder:
+        trainer = Trainer(task, found, data, recipe, runtime)
+        return trainer.run(folder, resume, callback=callback)
 
 
-def run_training(cfg: CfgNode, resume: bool = False, heads: Sequence[str] = ("",)) -> str | None:
-    """Trains the network of `cfg.MODEL` into `cfg.OUTPUT_DIR`: a table, or None on all processes but the first.
-
-    `heads` are those that the tool trains, "" for a classifier. Raises as `train`.
-    """
-    if cfg.HEAD.NAME not in heads:
-        tools = dict.fromkeys(DETECTORS, "detector") | dict.fromkeys(SEGMENTERS, "segmenter") | {"": "net"}
-        here = ", ".join(heads) if any(heads) else "classifiers, with none"
-        raise ConfigError(f"HEAD.NAME: {cfg.HEAD.NAME!r}, but this tool trains {here}; see tools/train_{tools[cfg.HEAD.NAME]}.py")
-    if cfg.TRAIN.INIT == "inherit":
-        arch, weights = load_start(cfg)
-    elif cfg.MODEL.WEIGHTS:
-        raise ConfigError("MODEL.WEIGHTS: given, but TRAIN.INIT is scratch; set it to inherit, or leave the weights out")
-    else:
-        arch, weights = find_arch(cfg.MODEL.ARCH), None
-    data, runtime = build_data(cfg), start_runtime(cfg)
-    with RunFolder(cfg.OUTPUT_DIR) if runtime.main else contextlib.nullcontext(Path(cfg.OUTPUT_DIR)) as folder:
-        result = train(cfg, arch, folder, data, weights, resume, runtime)
-    if not runtime.main:
-        return None
-    if not result["finished"]:
-        return f"stopped, and saved in {folder}; the same command with --resume goes on"
-    return result_table(result)
+def data_for(recipe: Recipe, train: Any, val: Any = None, test: Any = None, classes: Sequence[str] | None = None) -> Data:
+    """The data that a caller names: a folder, read as the recipe says, or torch Datasets. Raises DataError."""
+    labels = task_class(recipe.head.name).labels
+    if isinstance(train, (str, os.PathLike)) and val is test is classes is None:
+        return build_data(replace(recipe.data, root=os.fspath(train)), labels)
+    data = data_of(train, val, test, classes, recipe.data)
+    if data.train.source.kind != labels:
+        raise InputError(f"train: its labels are {data.train.source.kind}, but {recipe.head.name or 'a classifier'} learns {labels}; set HeadOptions")
+    return data
 
 
-def make_task(
-    cfg: CfgNode, arch: ArchDef, data: Data, weights: Mapping[str, Tensor] | None, runtime: Runtime, label_size: int | None = None
-) -> Task:
-    """The task that `cfg.HEAD` names."""
-    if not cfg.HEAD.NAME:
-        return Classification(cfg, arch, data, weights, runtime)
-    from ..tasks.dense import Detection, Segmentation
-
-    if cfg.HEAD.NAME in DETECTORS:
-        return Detection(cfg, arch, data, weights, runtime)
-    return Segmentation(cfg, arch, data, weights, runtime, label_size=label_size)
+def training_task(data: Data, recipe: Recipe, loss: Callable[[Any, Any], Tensor] | None = None) -> Task:
+    """The task that a recipe trains on some data."""
+    options = recipe.train
+    losses = LossOptions(options.label_smoothing, recipe.data.mixup, class_weights(data, options.class_weights), loss, recipe.seed)
+    return make_task(data.classes, recipe.head, recipe.data.mean, recipe.data.std, losses)
 
 
-def result_table(result: Mapping[str, Any]) -> str:
-    """What `train` returns, as a table."""
-    from tabulate import tabulate
-
-    rows = [(f"test {name_of(key)}", f"{result[key]:.4f}") for key in NAMES if key in result]
-    rows += [(f"validation {name_of(key)}", f"{result[f'val_{key}']:.4f}") for key in NAMES if f"val_{key}" in result]
-    rows += [
-        ("MACs", f"{result['macs']:,}"),
-        ("parameters", f"{result['params']:,}"),
-        ("skipped images", result["skipped_images"]),
-        ("weights", result["weights"]),
-    ]
-    return tabulate(rows, disable_numparse=True)
+def class_weights(data: Data, how: str) -> tuple[float, ...]:
+    """Weights of the classes in the loss: () where all are alike, else inverse to their numbers of training images, 1 on average."""
+    if how == "none":
+        return ()
+    source = data.train.source
+    if source.kind != "classes":
+        raise InputError(f"TRAIN.CLASS_WEIGHTS: {how}: for images of one class each; leave it out")
+    counts = [0] * data.num_classes
+    for index in data.train.indices:
+        counts[int(source.labels[index])] += 1
+    inverse = [1 / max(1, count) for count in counts]
+    return tuple(value * len(inverse) / sum(inverse) for value in inverse)
 
 
 class Trainer:
-    """A training run in progress.
+    """A network, its data and its recipe; both the work and the one phase of a loop.
 
     Args:
-        cfg: the complete configuration.
-        task: network, data, loss and scores.
-        folder: of the run.
+        task: head, loss and scores.
+        arch: of the network, or of its backbone.
+        data: with labels of the task's kind.
+        recipe: how to train.
         runtime: device, precision and processes.
+        weights: a state dict to start from; random without.
 
-    Attributes:
-        stepper: the network, its optimizer and moving average.
-        epoch, step: epochs done, and steps done of the current one.
+    Raises:
+        DataError: fewer images than a batch.
+        WeightsError: weights that do not fit.
     """
 
-    def __init__(self, cfg: CfgNode, task: Task, folder: Path, runtime: Runtime):
-        self.cfg, self.task, self.folder, self.runtime = cfg, task, folder, runtime
-        self.loader, self.val, self.test = task.loaders
-        self.steps = task.steps
-        self.stepper = Stepper(cfg, task.network, task.objective, runtime)
-        self.fingerprint = fingerprint(cfg, **task.identity())
-        self.epoch = self.step = self.dropped = self.dropped_in_a_row = self.position = 0
-        self.sums = [0.0, 0.0, 0.0]  # of this epoch: loss, right answers, images
+    name, section, rate_key = "training", "TRAIN", "TRAIN.LR or set TRAIN.CLIP_GRAD"
+
+    def __init__(
+        self, task: Task, arch: ArchDef, data: Data, recipe: Recipe, runtime: Runtime, weights: Mapping[str, Tensor] | None = None
+    ):
+        self.task, self.arch, self.data, self.recipe, self.runtime = task, arch, data, recipe, runtime
+        self.options, self.epochs, self.on_nan = recipe.train, recipe.train.epochs, recipe.train.on_nan
+        self.loader = self._loader(data.train, runtime.batch_size(self.options.batch_size), True)
+        self.val = self._loader(data.val, self.options.eval_batch_size, False)
+        self.test = None if data.test is None else self._loader(data.test, self.options.eval_batch_size, False)
+        self.loaders = [loader for loader in (self.loader, self.val, self.test) if loader is not None]
+        self.steps = len(self.loader) // runtime.options.accumulate
+        if not self.steps:
+            raise DataError(f"{len(data.train)} training images are fewer than TRAIN.BATCH_SIZE {self.options.batch_size}; make it smaller")
+        seed_everything(recipe.seed)
+        network = task.network(arch, weights)
+        self.cost = task.count(network, arch)
+        self.network = runtime.place(network)
+        average = build_average(self.network, self.options.ema_decay)
+        self.model = runtime.compile(self.network)
+        optimizer = build_optimizer(self.network, self.options)
+        parameters = dict(self.network.named_parameters())
+        self.stepper = Stepper(parameters, optimizer, self.network, runtime, self.options.clip_grad, average)
+        self.phases = [self]
         self.validation: dict[str, float] = {}
 
+    def _loader(self, split: Any, batch_size: int, train: bool) -> Loader:
+        size, labels = self.task.input_size(self.arch), self.task.label_size
+        return build_loader(self.recipe.data, split, size, batch_size, train, self.runtime.shard, self.recipe.seed, labels)
+
     @property
-    def steps_done(self) -> int:
-        return self.epoch * self.steps + self.step
+    def result(self) -> nn.Module:
+        """The network to test: the moving average if there is one."""
+        average = self.stepper.average
+        return self.network if average is None else average.module
 
-    # -- the run ------------------------------------------------------------------------------------------
+    # -- as the phase of an epoch ------------------------------------------------------------------------------------
 
-    def run(self, stop: StopRequest) -> dict[str, Any]:
-        """Trains on from where it is; see `train` for what it returns and raises."""
-        if self.runtime.main:
-            atomic_write(self.folder / "config.yaml", dump_config(self.cfg))
-            self.task.arch.save(self.folder / "arch.yaml")
-        log = MetricsLog(self.folder, self.runtime.main, self.position, self.steps_done)
-        bar = progress_bar(self.runtime, self.cfg.TRAIN.EPOCHS * self.steps, self.steps_done, "training")
-        try:
-            while self.epoch < self.cfg.TRAIN.EPOCHS:
-                if not self._run_epoch(stop, log, bar):
-                    return {"finished": False, "folder": str(self.folder)}
-            return self._finish()
-        finally:
-            bar.close()
-            log.close()
-
-    def _run_epoch(self, stop: StopRequest, log: MetricsLog, bar: Any) -> bool:
-        """The rest of an epoch and its validation; False if it was stopped, after saving."""
-        if self.runtime.sum([stop.requested])[0]:
-            self.save(log)
-            return False
-        for batches in self._batches():
-            rate = learning_rate(self.cfg, self.steps_done, self.steps)
-            key = (self.epoch, self.step)
-            outcome = self.stepper.step(batches, rate, key, lambda: [stop.requested, stop.due()])
-            self._check(outcome.term, rate, log)
-            if outcome.term is None:
-                self.sums = [a + b for a, b in zip(self.sums, outcome[:3], strict=True)]
-            self.step += 1
-            self._show(bar, rate)
-            stopping, saving = (flag > 0 for flag in outcome.flags)
-            if stopping or saving:
-                self.save(log)
-                stop.saved()
-            if stopping:
-                return False
-        self._end_epoch(log)
-        stop.saved()
+    def runs(self, epoch: int) -> bool:
         return True
 
-    def _batches(self) -> Iterator[list[Batch]]:
-        """The batches of each remaining step of the epoch."""
-        parts = self.cfg.RUNTIME.ACCUMULATE
-        batches = self.loader.epoch(self.epoch, start=self.step * parts, stop=self.steps * parts)
-        for _ in range(self.step, self.steps):
-            yield [next(batches) for _ in range(parts)]
+    def rate(self, epoch: int, step: int) -> float:
+        return learning_rate(self.options, epoch * self.steps + step, self.steps)
 
-    def _check(self, term: str | None, rate: float, log: MetricsLog) -> None:
-        """Counts a dropped step, or stops after saving the state before it."""
-        self.dropped_in_a_row = 0 if term is None else self.dropped_in_a_row + 1
-        if term is None:
-            return
-        if self.cfg.TRAIN.ON_NAN == "skip" and self.dropped_in_a_row <= MAX_DROPPED:
-            self.dropped += 1
-            return
-        self.save(log)
-        again = f" {self.dropped_in_a_row} times in a row" if self.dropped_in_a_row > 1 else ""
-        raise NotFinite(
-            f"step {self.steps_done + 1} (epoch {self.epoch + 1}): {term} is not finite{again} at learning rate "
-            f"{rate:.4g}; the state before it is saved in {self.folder / CHECKPOINTS}: --resume with TRAIN.ON_NAN skip, "
-            "or start again with a lower TRAIN.LR or with TRAIN.CLIP_GRAD"
-        )
+    def begin(self, epoch: int) -> None:
+        self.network.train()
 
-    def _show(self, bar: Any, rate: float) -> None:
-        bar.update()
-        if not bar.disable:
-            means = "".join(f", {name_of(key)} {value:.3f}" for key, value in self._means().items())
-            bar.set_postfix_str(f"epoch {self.epoch + 1}{means}, lr {rate:.4f}", refresh=False)
+    def prepare(self, epoch: int, step: int) -> None:
+        pass
 
-    def _means(self) -> dict[str, float]:
-        """Loss and share of right answers of the epoch so far."""
-        loss, right, images = self.sums
-        means = {"loss": loss, self.task.hits: right} if self.task.hits else {"loss": loss}
-        return {name: total / images if images else 0.0 for name, total in means.items()}
+    def loss(self, batch: Any, key: tuple[int, ...]) -> Loss:
+        return self.task.loss(self.model, batch, key, self.runtime)
 
-    def _end_epoch(self, log: MetricsLog) -> None:
-        means, last = self._means(), self.epoch + 1 == self.cfg.TRAIN.EPOCHS
-        record: dict[str, Any] = {"epoch": self.epoch + 1, **means, "lr": learning_rate(self.cfg, self.steps_done - 1, self.steps)}
-        line = f"epoch {self.epoch + 1}/{self.cfg.TRAIN.EPOCHS}: "
-        line += ", ".join(f"{name_of(key)} {value:.4f}" for key, value in means.items())
-        if last or (self.epoch + 1) % self.cfg.TRAIN.EVAL_EVERY == 0:
-            self.validation = self.task.evaluate(self.stepper.result, self.val)
+    # -- as work -----------------------------------------------------------------------------------------------------
+
+    def status(self, loop: Loop) -> str:
+        means = "".join(f", {name_of(key)} {value:.3f}" for key, value in self._means(loop).items())
+        return f"epoch {loop.epoch + 1}{means}, lr {self.rate(loop.epoch, min(loop.step, self.steps - 1)):.4f}"
+
+    def end_epoch(self, loop: Loop) -> tuple[dict[str, Any], str]:
+        means, number = self._means(loop), loop.epoch + 1
+        record: dict[str, Any] = {"epoch": number, **means, "lr": self.rate(loop.epoch, self.steps - 1)}
+        line = f"epoch {number}/{self.epochs}: " + ", ".join(f"{name_of(key)} {value:.4f}" for key, value in means.items())
+        if number == self.epochs or number % self.options.eval_every == 0:
+            self.validation = self.task.evaluate(self.result, self.val.epoch(), self.runtime)
             record |= {f"val_{key}": value for key, value in self.validation.items()}
             line += f", val {name_of(self.task.main)} {self.validation[self.task.main]:.4f}"
-        record |= {"dropped_steps": self.dropped, "skipped_images": self._skipped()}
-        self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
-        log.write(self.steps_done, **record)
-        epoch_line(self.runtime, line)
-        self.save(log)
+        return record | {"dropped_steps": loop.dropped, "skipped_images": loop.skipped_images()}, line
 
-    def _skipped(self) -> int:
-        return count_skipped(self.runtime, (self.loader, self.val, self.test))
+    def _means(self, loop: Loop) -> dict[str, float]:
+        """Loss and share of right answers of the epoch so far."""
+        totals = loop.totals[0]
+        names = {"loss": "loss", self.task.hits: "right"} if self.task.hits else {"loss": "loss"}
+        images = totals.get("images", 0.0)
+        return {name: totals[key] / images if images else 0.0 for name, key in names.items()}
 
-    def _finish(self) -> dict[str, Any]:
-        """Tests the result and writes it."""
-        network, task = self.stepper.result, self.task
-        result = {
-            "finished": True,
-            **task.evaluate(network, self.test),
-            f"val_{task.main}": self.validation[task.main],  # the last epoch is always validated
-            "macs": task.cost.macs,
-            "params": task.cost.params,
-            "skipped_images": self._skipped(),
-        }
-        path = self.folder / WEIGHTS
-        if self.runtime.main:
-            task.save(path, network)
-            write_result(self.folder, result)
-        return {**result, "weights": str(path)}
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "validation": self.validation}
 
-    # -- saving -------------------------------------------------------------------------------------------
-
-    def save(self, log: MetricsLog) -> None:
-        """Writes a checkpoint of everything the rest of the run depends on; a call that all processes make."""
-        loaders = [self.runtime.gather(loader.state_dict()) for loader in (self.loader, self.val, self.test)]
-        rng = self.runtime.gather(rng_state())
-        if not self.runtime.main:
-            return
-        state = {
-            "fingerprint": self.fingerprint,
-            "stepper": self.stepper.state_dict(),
-            "loaders": loaders,
-            "rng": rng,
-            "counters": {name: getattr(self, name) for name in ("epoch", "step", "dropped", "dropped_in_a_row", "sums")},
-            "validation": self.validation,
-            "position": log.position,
-        }
-        save_checkpoint(self.folder / CHECKPOINTS, state, self.steps_done, self.cfg.CHECKPOINT.KEEP)
-
-    def restore(self) -> None:
-        """Goes back to the newest checkpoint. Raises CheckpointError if there is none, or it is of another run."""
-        folder = self.folder / CHECKPOINTS
-        state = load_latest(folder)
-        check_fingerprint(state["fingerprint"], self.fingerprint, folder)
-        self.stepper.load_state_dict(state["stepper"])
-        rank = self.runtime.rank
-        for loader, saved in zip((self.loader, self.val, self.test), state["loaders"], strict=True):
-            loader.load_state_dict(saved[min(rank, len(saved) - 1)])
-        set_rng_state(state["rng"][min(rank, len(state["rng"]) - 1)])
-        for name, value in state["counters"].items():
-            setattr(self, name, value)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
         self.validation = state["validation"]
-        self.position = state["position"]
+
+    # -- the run -----------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        folder: Path,
+        resume: bool = False,
+        stop: StopRequest | None = None,
+        callback: Callable[[dict[str, Any]], None] | None = None,
+    ) -> TrainResult:
+        """Trains into a folder, whose lock is the caller's; see `train`. `stop` is asked between steps; without it signals are."""
+        parts = {"kind": self.task.kind, "arch": json.dumps(self.arch.to_dict()), "label_size": self.task.label_size, "SEED": self.recipe.seed}
+        recipe = self.recipe
+        sections = {"data": recipe.data, "train": recipe.train, "head": self.task.head, "runtime": recipe.runtime}
+        loop = Loop(self, folder, self.runtime, fingerprint(parts, **sections), callback)
+        if self.runtime.gather(open_run(folder, resume) if self.runtime.main else None)[0]:
+            loop.restore()
+        if self.runtime.main:
+            self.arch.save(folder / "arch.yaml")
+        with contextlib.ExitStack() as stack:
+            stop = stop or stack.enter_context(StopRequest(self.runtime.options.minutes))
+            if not loop.run(stop):
+                return TrainResult(folder, finished=False)
+        return self._finish(folder, loop)
+
+    def _finish(self, folder: Path, loop: Loop) -> TrainResult:
+        """Tests the result and writes it."""
+        task, recipe = self.task, self.recipe
+        scores = {} if self.test is None else task.evaluate(self.result, self.test.epoch(), self.runtime)
+        validation = {task.main: self.validation[task.main]}  # the last epoch is always validated
+        result = TrainResult(folder, True, scores, validation, self.cost, loop.skipped_images())
+        if self.runtime.main:
+            source = self.data.train.source
+            transform = preprocess(recipe.data, task.input_size(self.arch), task.labels, task.label_size, source.in_memory)
+            about = {"own_inputs": True} if source.normalised else {}
+            save_model(result.weights, self.result, self.arch, task, transform, about)
+            write_result(folder, result.to_dict())
+        return result

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from helpers import ROOT, image_folder, read_metrics, run_tool
 from searches import outcome, same, tiny_options
 
@@ -27,6 +28,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_demo_in_short(tmp_path):
     opts = ["OUTPUT_DIR", str(tmp_path), "SEARCH.EPOCHS", "1", "TRAIN.EPOCHS", "1", "SEARCH.CANDIDATES", "2"]
     opts += ["SEARCH.DRAWS", "300"]
@@ -37,6 +39,7 @@ def test_the_demo_in_short(tmp_path):
     assert abs(nas.count(nas.build_model(arch, 10), 16).macs / 400_000 - 1) <= 0.05
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_resume_finishes(tmp_path):
     folder = tmp_path / "run"
     arguments = command(tmp_path, "SEARCH.EPOCHS", 15, "OUTPUT_DIR", folder)
@@ -56,6 +59,7 @@ def test_sigterm_saves_and_resume_finishes(tmp_path):
     assert [record["epoch"] for record in read_metrics(folder)] == list(range(15))
 
 
+@pytest.mark.slow
 def test_two_processes_search_alike_and_survive_the_death_of_one(tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     opts = ["SEARCH.EPOCHS", 4, "SEARCH.BATCH_SIZE", 32, "OUTPUT_DIR"]
@@ -79,6 +83,7 @@ def test_two_processes_search_alike_and_survive_the_death_of_one(tmp_path):
     assert same(outcome(tmp_path / "whole"), outcome(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_is_searched_with_its_recipe(tmp_path):
     images = image_folder(tmp_path / "images", {"cat": 30, "dog": 30, "owl": 30}, size=20)
     opts = ["DATA.ROOT", images, "OUTPUT_DIR", tmp_path / "run", "DATA.WORKERS", 1, "RUNTIME.DEVICE", "cpu"]

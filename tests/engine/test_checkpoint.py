@@ -165,6 +165,7 @@ def test_one_run_a_folder(tmp_path):
         assert os.listdir(folder) == [".lock"]  # what an interrupted write left is gone
 
 
+@pytest.mark.slow
 def test_the_lock_ends_with_its_run_though_readers_live_on(tmp_path):
     code = f"""
 import os, signal, time
@@ -233,6 +234,7 @@ def test_bad_input_leaves_no_folder(tmp_path):
 # -- signals and random numbers -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_a_question(number, capfd):
     before = signal.getsignal(number)
@@ -244,6 +246,7 @@ def test_a_signal_is_a_question(number, capfd):
     assert "a second signal stops at once" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_process():
     code = (
         "import os, signal\nfrom mobile_cv_nas.engine.checkpoint import StopRequest\n"

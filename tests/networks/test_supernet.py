@@ -25,7 +25,7 @@ def _space(name: str) -> nas.SearchSpace:
     return parsed(small[name]) if name in small else nas.SearchSpace.load(SPACES / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("name", ["tiny", "deep", *SHIPPED])
+@pytest.mark.parametrize("name", ["tiny", "deep", *(pytest.param(n, marks=[pytest.mark.slow] * ("fbnet" in n)) for n in SHIPPED)])
 def test_a_child_is_its_supernet(name: str) -> None:
     """At one-hot gates, over 50 random archs: exact cost, and equal logits with inherited weights, by slices and by masks."""
     space = _space(name)
@@ -200,6 +200,7 @@ def test_recomputation_changes_nothing(table: dict, sharing: str) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", SHARINGS)
 def test_recomputation_compiled_changes_nothing(sharing: str) -> None:
     """As above through torch.compile: the compiler's own recomputation must not update norm statistics again."""
@@ -303,6 +304,7 @@ def test_gates_of_a_plain_value() -> None:
     assert Gates().tensor(5) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", SHARINGS)
 @pytest.mark.parametrize("table", [TINY, DEEP], ids=["tiny", "deep"])
 def test_one_compilation_serves_all_gates(table: dict, sharing: str) -> None:

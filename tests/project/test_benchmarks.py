@@ -125,6 +125,7 @@ def test_dnas_with_shared_weights_is_masking(load):
     torch.testing.assert_close(dnas(x), supernet(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_channel_memory(load, tmp_path, capsys):
     arguments = ["--options", "1", "2", "4", "8", "--image-size", "32", "--batch", "2", "--rounds", "1", "--threads", "1"]
     module = load("channel_memory")
@@ -154,6 +155,7 @@ def test_channel_memory_refuses_fractions_of_a_channel(load, capsys):
     assert "--options 3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_resolution_memory(load, tmp_path, capsys):
     module = load("resolution_memory")
     arguments = ["--space", "digits_resolution", "--sizes", "2", "13", "--image-size", "24", "--batch", "8", "--rounds", "1"]
@@ -183,6 +185,7 @@ def test_even_sizes(load, capsys):
     assert "must be from 2 to 13" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_full_size_step(load, capsys):
     module = load("full_size_step")
     assert module.main(["--space", "digits_resolution", "--variants", "full-recompute", "--threads", "1"]) == 0

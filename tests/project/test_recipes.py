@@ -30,6 +30,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("letter", ["f", "l", "p"])
 def test_search(letter: str, images: Path, tmp_path: Path) -> None:
     options = [*SMALL, "DATA.ROOT", str(images), "OUTPUT_DIR", str(tmp_path / "out"), "SEARCH.EPOCHS", "1", "SEARCH.WARMUP_FRACTION", "0.0"]

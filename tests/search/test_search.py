@@ -3,18 +3,20 @@
 import itertools
 import math
 import random
+import re
 
 import pytest
 import torch
-from helpers import StopAfter, read_metrics
-from searches import Quiet, build_searcher, outcome, same, tiny_cfg
+from helpers import StopAfter, data_of_cfg, read_metrics
+from searches import build_searcher, loop_of, outcome, same, search_and_train, search_of, tiny_cfg
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.commands.options import data_from as build_data
-from mobile_cv_nas.config.keys import ConfigError, load_config
-from mobile_cv_nas.engine.checkpoint import StopRequest, load_latest
-from mobile_cv_nas.engine.runtime import NotFinite
-from mobile_cv_nas.search import check_target, search_and_train, summary_table, temperature
+from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.engine.checkpoint import load_latest
+from mobile_cv_nas.engine.loop import NotFinite
+from mobile_cv_nas.engine.stop import StopRequest
+from mobile_cv_nas.errors import InputError
+from mobile_cv_nas.report.tables import search_table
 
 
 @pytest.fixture
@@ -31,64 +33,78 @@ def copies(tensors):
 
 
 def test_temperatures(tiny):
-    cfg = tiny("SEARCH.EPOCHS", 30)
-    values = [temperature(cfg, epoch) for epoch in range(30)]
+    tau = build_searcher(tiny("SEARCH.EPOCHS", 30)).strategy.temperature
+    values = [tau(epoch) for epoch in range(30)]
     assert values[0] == 5.0
     assert values[-1] == pytest.approx(0.2)
     ratios = [b / a for a, b in itertools.pairwise(values)]
     assert max(ratios) == pytest.approx(min(ratios))
-    cfg = tiny("SEARCH.TEMPERATURE.SCHEDULE", "paper", "SEARCH.EPOCHS", 90)
-    assert temperature(cfg, 0) == 5.0
-    assert temperature(cfg, 89) == pytest.approx(5 * math.exp(-0.045) ** 89)
+    tau = build_searcher(tiny("SEARCH.TEMPERATURE.SCHEDULE", "paper", "SEARCH.EPOCHS", 90)).strategy.temperature
+    assert tau(0) == 5.0
+    assert tau(89) == pytest.approx(5 * math.exp(-0.045) ** 89)
 
 
 def test_images_are_split_80_to_20(tiny):
     searcher = build_searcher(tiny())
-    weights, alphas = (set(loader.split.indices) for loader in searcher.loaders.values())
+    weights, alphas = (set(loader.split.indices) for loader in searcher.loaders)
     assert not weights & alphas
-    assert weights | alphas == set(build_data(tiny()).train.indices)
+    assert weights | alphas == set(data_of_cfg(tiny()).train.indices)
     assert len(alphas) / len(weights | alphas) == pytest.approx(0.2, abs=0.005)
 
 
-def test_each_phase_trains_its_own_parameters_only(tiny):
+def watched(searcher, folder, look):
+    """Runs a search; `look(loop, phase, step)` is called after each step, before the next begins."""
+    loop = loop_of(searcher, folder)
+    for phase in searcher.phases:
+
+        def step(*args, real=phase.stepper.step, phase=phase):
+            outcome = real(*args)
+            look(loop, phase, loop.step)
+            return outcome
+
+        phase.stepper.step = step
+    assert loop.run(StopRequest())
+    return loop
+
+
+def test_each_phase_trains_its_own_parameters_only(tiny, tmp_path):
     searcher = build_searcher(tiny("SEARCH.EPOCHS", 2, "SEARCH.WARMUP_FRACTION", 0.5))
-    supernet = searcher.supernet
-    seen = []
+    supernet, seen, kept = searcher.supernet, [], []
 
-    class Watch(Quiet):
-        def step(self, searcher):
-            weights, alphas = supernet.weight_parameters(), supernet.alpha_parameters()
-            seen.append((searcher.epoch, searcher.phase_name))
-            own, other = (weights, alphas) if searcher.phase_name == "weights" else (alphas, weights)
-            assert all(p.grad is not None for p in own)
-            assert not any(p.requires_grad for p in other)
-            if searcher.phase_name == "alphas":
-                now = copies(weights)
-                assert searcher.done == 1 or all(map(torch.equal, now, self.weights))
-                self.weights = now
-            else:
-                assert searcher.epoch > 0 or not any(alpha.any() for alpha in alphas)  # warm-up
-                for p in other:
-                    p.grad = None
-            for p in own:
+    def look(loop, phase, step):
+        weights, alphas = supernet.weight_parameters(), supernet.alpha_parameters()
+        seen.append((loop.epoch, phase.name))
+        own, other = (weights, alphas) if phase.name == "weights" else (alphas, weights)
+        assert all(p.grad is not None for p in own)
+        assert not any(p.requires_grad for p in other)
+        if phase.name == "alphas":
+            now = copies(weights)
+            assert step == 0 or all(map(torch.equal, now, kept[-1]))
+            kept.append(now)
+        else:
+            assert loop.epoch > 0 or not any(alpha.any() for alpha in alphas)  # warm-up
+            for p in other:
                 p.grad = None
+        for p in own:
+            p.grad = None
 
-    watch = Watch()
-    assert searcher.run(StopRequest(), lambda: None, watch)
+    loop = watched(searcher, tmp_path, look)
     assert {(0, "weights"), (1, "weights"), (1, "alphas")} == set(seen)
-    assert len(seen) == searcher.total_steps == searcher.steps_done
+    assert len(seen) == loop.total_steps == loop.steps_done
     assert all(alpha.any() for alpha in supernet.alpha_parameters())
-    assert [record["alpha_loss"] is None for record in watch.records] == [True, False]
+    assert [record["alpha_loss"] is None for record in read_metrics(tmp_path)] == [True, False]
 
 
 def test_no_weight_gradient_is_computed_for_the_alphas(tiny):
     searcher = build_searcher(tiny("SEARCH.EPOCHS", 1, "SEARCH.WARMUP_FRACTION", 0))
-    touched = []
-    searcher.phase = 1
+    touched, phase = [], searcher.phases[1]
     for parameter in searcher.supernet.weight_parameters():
         parameter.register_hook(lambda grad: touched.append(grad))
         parameter.grad = None
-    searcher._run_phase("alphas", StopRequest(), lambda: None, Quiet())
+    phase.begin(0)
+    phase.prepare(0, 0)
+    batch = next(iter(phase.loader.epoch(0)))
+    assert phase.stepper.step([batch], 1, lambda batch, number: phase.loss(batch, (0, 0, number)), list).term is None
     assert not touched
     assert all(parameter.grad is None for parameter in searcher.supernet.weight_parameters())
 
@@ -96,20 +112,25 @@ def test_no_weight_gradient_is_computed_for_the_alphas(tiny):
 def test_cost_term(tiny):
     searcher = build_searcher(tiny("SEARCH.COST_WEIGHT", 0.5, "SEARCH.TARGET", 10000))
     searcher.supernet.sample(1.0)
-    term, cost = searcher._cost_term()
-    cost, term_value = cost.detach(), float(term.detach())
-    assert float(cost) == float(searcher.supernet.cost().macs.detach())
-    assert term_value == pytest.approx(0.5 * abs(float(cost) / 10000 - 1))
-    assert term.requires_grad
+    batch = next(iter(searcher.phases[1].loader.epoch(0)))
+    loss = searcher.phases[1].loss(batch, (0, 0, 0))
+    cost = float(searcher.supernet.cost().macs.detach())
+    assert float(loss.sums["cost"]) == cost
+    assert float(loss.terms["cost term"].detach()) == pytest.approx(0.5 * abs(cost / 10000 - 1))
+    assert float((loss.total - loss.terms["cross-entropy"]).detach()) == pytest.approx(0.5 * abs(cost / 10000 - 1), rel=1e-4)
+    plain = searcher.phases[0].loss(batch, (0, 0, 0))
+    assert float(plain.total) == float(plain.terms["cross-entropy"])
+    assert float(plain.sums["cost"]) == cost
 
 
-def test_accumulation_takes_the_same_images(tiny):
+def test_accumulation_takes_the_same_images(tiny, tmp_path):
     whole, parts = (build_searcher(tiny("RUNTIME.ACCUMULATE", n, "SEARCH.EPOCHS", 1)) for n in (1, 4))
-    assert whole.steps == parts.steps
-    for searcher in (whole, parts):
-        assert searcher.run(StopRequest(), lambda: None, Quiet())
-    batches = [torch.cat([y for _, y in s.loaders["weights"].epoch(0)]) for s in (whole, parts)]
-    assert torch.equal(*[b[: whole.steps["weights"] * 64] for b in batches])
+    assert [phase.steps for phase in whole.phases] == [phase.steps for phase in parts.phases]
+    for name, searcher in (("whole", whole), ("parts", parts)):
+        (tmp_path / name).mkdir()
+        assert loop_of(searcher, tmp_path / name).run(StopRequest())
+    batches = [torch.cat([y for _, y in s.phases[0].loader.epoch(0)]) for s in (whole, parts)]
+    assert torch.equal(*[b[: whole.phases[0].steps * 64] for b in batches])
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------------
@@ -137,7 +158,7 @@ def test_a_run_leaves_a_complete_folder_and_repeats_exactly(tiny, tmp_path):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     assert list((folder / "tensorboard").iterdir())
     assert (folder / "child" / "model.safetensors").is_file()
-    table = summary_table(result)
+    table = search_table(result, str(folder), result["seconds"])
     assert f"{result['macs']:,}" in table
     assert f"{result['top1']:.4f}" in table
     first = outcome(folder)
@@ -159,7 +180,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(tiny, tmp_path, steps):
 def test_objective_params_and_inherited_weights(tiny):
     result = search_and_train(tiny("SEARCH.OBJECTIVE", "params", "SEARCH.TARGET", 800, "TRAIN.INIT", "inherit"))
     assert abs(result["params"] / 800 - 1) <= 0.2
-    assert "target, parameters" in summary_table(result)
+    assert "target, parameters" in search_table(result, "", result["seconds"])
 
 
 # -- bad input and bad numbers -----------------------------------------------------------------------------------------
@@ -170,17 +191,17 @@ def test_a_target_out_of_reach_names_the_range_and_writes_nothing(tiny, tmp_path
     cfg = tiny("SEARCH.OBJECTIVE", objective, "SEARCH.TARGET", target)
     space = nas.SearchSpace.load(cfg.SEARCH.SPACE)
     low, high = (getattr(space.cost(arch(10, by=objective), 10), objective) for arch in (space.smallest, space.largest))
-    with pytest.raises(ConfigError, match=rf"SEARCH\.TARGET.*{low:,} to {high:,}"):
+    with pytest.raises(InputError, match=rf"SEARCH\.TARGET.*{low:,} to {high:,}"):
         search_and_train(cfg)
     assert not (tmp_path / "run").exists()
-    assert check_target(tiny("SEARCH.TARGET", 12000), space, 10).target == 12000
+    assert search_of(tiny("SEARCH.TARGET", 12000)).goal.target == 12000
 
 
 def test_a_space_without_choices_and_a_missing_space_are_refused(tiny, tmp_path):
     (tmp_path / "one.yaml").write_text("input_size: 8\nstages: [[[ir_k3, 8, 2, 1, {expansion: 2}]]]\n")
-    with pytest.raises(ConfigError, match="train_net"):
+    with pytest.raises(InputError, match="train_net"):
         search_and_train(tiny("SEARCH.SPACE", tmp_path / "one.yaml"))
-    with pytest.raises(ConfigError, match=r"SEARCH\.SPACE: empty"):
+    with pytest.raises(InputError, match=r"SEARCH\.SPACE: empty"):
         search_and_train(tiny("SEARCH.SPACE", ""))
     assert not (tmp_path / "run").exists()
 
@@ -200,7 +221,7 @@ def test_more_images_a_step_than_there_are(tiny):
 def test_numbers_that_are_not_finite_stop_with_the_state_before(tiny, tmp_path, key, value, message):
     with pytest.raises(NotFinite, match=message):
         search_and_train(tiny(key, value, "SEARCH.WARMUP_FRACTION", 0))
-    state = load_latest(tmp_path / "run" / "checkpoints")["searcher"]
+    state = load_latest(tmp_path / "run" / "checkpoints")["work"]
     assert all(t.isfinite().all() for t in state["supernet"].values())
     resumed = tiny(key, value, "SEARCH.WARMUP_FRACTION", 0)
     with pytest.raises(NotFinite, match=message):  # the state is exactly that before the step: it fails again
@@ -208,18 +229,20 @@ def test_numbers_that_are_not_finite_stop_with_the_state_before(tiny, tmp_path, 
 
 
 def test_an_alpha_that_overflows_is_named_and_put_back(tiny):
-    cfg = tiny("SEARCH.WARMUP_FRACTION", 0)
-    cfg.SEARCH.ALPHA_LR = 1e37
-    searcher = build_searcher(cfg)
-    alphas = searcher.supernet.alpha_parameters()
+    searcher = build_searcher(tiny("SEARCH.WARMUP_FRACTION", 0))
+    alphas, phase = searcher.supernet.alpha_parameters(), searcher.phases[1]
     with torch.no_grad():
         for alpha in alphas:
             alpha.fill_(3.4e38)
-    searcher.phase = 1
-    with pytest.raises(NotFinite, match=r"alpha of s1b0\.\w+ is not finite"):
-        searcher._run_phase("alphas", StopRequest(), lambda: None, Quiet())
+    for group in phase.stepper.optimizer.param_groups:
+        group["lr"] = 1e37
+    phase.begin(0)
+    phase.prepare(0, 0)
+    batch = next(iter(phase.loader.epoch(0)))
+    outcome = phase.stepper.step([batch], 1, lambda batch, number: phase.loss(batch, (0, 0, number)), list)
+    assert re.fullmatch(r"alpha of s1b0\.\w+", outcome.term)
     assert all(torch.equal(alpha, torch.full_like(alpha, 3.4e38)) for alpha in alphas)
-    assert not searcher.phases["alphas"].optimizer.state
+    assert not phase.stepper.optimizer.state
 
 
 def test_bad_steps_can_be_skipped(tiny, tmp_path):

@@ -58,9 +58,8 @@ def wake_norms(model: nn.Module) -> None:
 # -- every network with every head --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head", DETECTORS + SEGMENTERS)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_trains_with_every_head(name, head):
+def check_training(name: str, head: str) -> None:
+    """Every parameter of the network and of the head gets a gradient."""
     torch.manual_seed(0)
     model = build(head, name)
     wake_norms(model)
@@ -72,6 +71,21 @@ def test_every_network_trains_with_every_head(name, head):
         cancelled = key.endswith(".conv.bias") and isinstance(getattr(owner, "norm", None), nn.BatchNorm2d)  # the norm takes it out
         assert cancelled or parameter.grad.any(), key
         assert parameter.grad.isfinite().all(), key
+
+
+HEADS = DETECTORS + SEGMENTERS
+
+
+@pytest.mark.parametrize(("name", "head"), [(name, HEADS[i % len(HEADS)]) for i, name in enumerate(NETWORKS)])
+def test_every_network_trains(name, head):
+    """With one head each, in turn: so each head is trained, too."""
+    check_training(name, head)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "head"), [(n, h) for i, n in enumerate(NETWORKS) for k, h in enumerate(HEADS) if i % len(HEADS) != k])
+def test_every_network_trains_with_every_other_head(name, head):
+    check_training(name, head)
 
 
 @pytest.mark.parametrize("head", DETECTORS)

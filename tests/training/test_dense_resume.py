@@ -29,6 +29,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", RESUMED)
 def test_interrupted_and_resumed_is_the_same_to_the_bit(scenes, tmp_path, head):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -57,6 +58,7 @@ def test_the_boxes_to_train_on_are_drawn_by_the_step(scenes):
     assert losses[0] == losses[2] != losses[1]
 
 
+@pytest.mark.slow
 def test_reading_processes_change_nothing(scenes, tmp_path):
     for name, workers in (("none", "0"), ("one", "1")):
         cfg = dense_cfg("ssdlite", scenes, tmp_path / name, "DATA.WORKERS", workers, "DATA.AUGMENT", "crop", "TRAIN.EPOCHS", "1")

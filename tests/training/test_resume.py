@@ -186,6 +186,7 @@ def wait_for_checkpoints(folder, alive, more=1):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_three_kills_and_a_stop_change_nothing(tmp_path, job):
     options, whole = job
     options = [*options, "OUTPUT_DIR", str(tmp_path / "run")]
@@ -213,6 +214,7 @@ def start_ranks(options, log):
     return [start_training(options, log, RANK=rank, LOCAL_RANK=rank, **common) for rank in "01"]
 
 
+@pytest.mark.slow
 def test_two_processes_and_a_killed_one(tmp_path, job):
     options, alone = job
     options = [*options, "RUNTIME.ACCUMULATE", "2", "OUTPUT_DIR"]
@@ -235,6 +237,7 @@ def test_two_processes_and_a_killed_one(tmp_path, job):
     assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_in_an_error(tmp_path, job):
     options = [*job[0], "RUNTIME.TIMEOUT", "0.2", "TRAIN.EPOCHS", "1000", "OUTPUT_DIR", str(tmp_path / "run")]
     hung, other = start_ranks(options, tmp_path / "log")

@@ -70,6 +70,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_trains_changes_the_result_and_resumes(tmp_path, name):
     folders = [tmp_path / part for part in ("plain", "whole", "parts")]
@@ -87,6 +88,7 @@ def test_every_option_trains_changes_the_result_and_resumes(tmp_path, name):
     assert digests(folders[1]) == digests(folders[2])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiled_is_the_same_network(tmp_path):
     results = []

@@ -1,0 +1,127 @@
+"""Tests a trained model on a data set: scores, MACs, parameters and images/s.
+
+python tools/test_net.py output/digits [--config-file CONFIG] [KEY VALUE ...]
+python tools/test_net.py --config-file CONFIG MODEL.WEIGHTS output/model.safetensors [KEY VALUE ...]
+python tools/test_net.py --config-file CONFIG MODEL.ARCH FBNetV2_F4 MODEL.WEIGHTS pretrained DATA.ROOT imagenet
+
+A result folder brings the configuration that it was made with; mean, std, resize and classes are always those of the model.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from ..config.files import ConfigError
+from ..data.build import build_data, build_loader
+from ..data.data_set import Data
+from ..data.options import DataOptions
+from ..engine.runtime import Runtime, count_skipped, start_runtime
+from ..errors import listed
+from ..report.tables import name_of, table
+from ..tasks.model import Model, load
+from ..weights.file import WeightsError
+from .options import recipe_of
+
+_LOG = logging.getLogger(__name__)
+
+
+def run(cfg: CfgNode, args: Namespace) -> None:
+    """What the tool does."""
+    found = test_from(cfg)
+    if found is not None:
+        print(found)
+
+
+def test_from(cfg: CfgNode) -> str | None:
+    """The test that a configuration describes: a table, or None on all processes but the first."""
+    if not cfg.MODEL.WEIGHTS:
+        raise WeightsError('MODEL.WEIGHTS: empty; name a .safetensors file or a result folder, or "pretrained" for a network of the zoo')
+    model = load(cfg.MODEL.WEIGHTS, cfg.MODEL.ARCH)
+    recipe = recipe_of(cfg)
+    if recipe.head.name and recipe.head.name != model.task.head.name:
+        what = model.task.head.name or "a classifier"
+        raise WeightsError(f"{cfg.MODEL.WEIGHTS}: the weights of {what}, and HEAD.NAME is {recipe.head.name}; leave HEAD.NAME out")
+    options = prepared_as(model, recipe.data)
+    data = in_order(build_data(options, model.task.labels), model, cfg.MODEL.WEIGHTS)
+    split = getattr(data, cfg.TEST.SPLIT)
+    if split is None:
+        raise ConfigError(f"TEST.SPLIT: {cfg.TEST.SPLIT}, but the data set has no such images; use val, or add the folder")
+    runtime, size = start_runtime(recipe.runtime), model.task.input_size(model.arch)
+    cost = model.task.count(model.network, model.arch)
+    network = runtime.compile(runtime.place(model.network))
+    loader = build_loader(options, split, size, cfg.TEST.BATCH_SIZE, False, runtime.shard, label_size=model.task.label_size)
+    scores = model.task.evaluate(network, loader.epoch(), runtime)
+    skipped = count_skipped(runtime, [loader])
+    name = model.arch.name or cfg.MODEL.ARCH or "unnamed"
+    rows = [
+        ("network", f"{model.task.head.name} on {name}" if model.task.head.name else name),
+        (f"{cfg.TEST.SPLIT} images", f"{len(split) - skipped:,}" + (f", {skipped} skipped" if skipped else "")),
+        *((name_of(key) if key != "loss" else "cross-entropy", f"{value:.4f}") for key, value in scores.items() if shown(key, model)),
+        ("MACs", f"{cost.macs:,}"),
+        ("parameters", f"{cost.params:,}"),
+    ]
+    if model.task.labels == "classes":
+        speed = images_per_second(network, (cfg.TEST.BATCH_SIZE, model.task.in_channels, size, size), runtime)
+        rows.append(("images/s", f"{speed:,.0f} ({runtime.device.type}, batches of {cfg.TEST.BATCH_SIZE})"))
+    return table(rows) if runtime.main else None
+
+
+def shown(key: str, model: Model) -> bool:
+    """Whether a score says anything: of five classes or fewer, all are among the first five."""
+    return key != "top5" or len(model.classes) > 5
+
+
+def prepared_as(model: Model, options: DataOptions) -> DataOptions:
+    """The options of a data set with the mean, std and resize of a model."""
+    transform = model.transform
+    changes: dict[str, Any] = {"interpolation": transform.interpolation, "mean": model.task.mean, "std": model.task.std}
+    if isinstance(transform.resize, int):
+        changes["crop_ratio"] = transform.input_size / transform.resize
+    return replace(options, **changes)
+
+
+def in_order(data: Data, model: Model, source: object) -> Data:
+    """The data with the labels of a model's classes, by name. Raises WeightsError where the two have other classes."""
+    if data.classes == model.classes:
+        return data
+    if sorted(data.classes) != sorted(model.classes):
+        if len(data.classes) == len(model.classes) and all(name == str(i) for i, name in enumerate(model.classes)):
+            return data  # the file names no classes
+        raise WeightsError(
+            f"{source}: a network of {len(model.classes)} classes ({listed(model.classes)}), but the data has {len(data.classes)} "
+            f"({listed(data.classes)}); check DATA.DATASET and DATA.ROOT"
+        )
+    _LOG.warning("%s: the classes of the data are in another order than the model's; they are matched by name", source)
+    return data.relabelled(model.classes)
+
+
+@torch.no_grad()
+def images_per_second(model: nn.Module, shape: Sequence[int], runtime: Runtime, seconds: float = 2.0) -> float:
+    """Speed in eval mode on random images of the given (N, C, H, W), after a warm-up, over about `seconds`."""
+    was_training = model.training
+    model.eval()
+    images = runtime.move(torch.rand(tuple(shape)))
+
+    def passes(limit: float) -> tuple[int, float]:
+        start, done = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - start) < limit or not done:
+            with runtime.autocast():
+                model(images)
+            if runtime.device.type == "cuda":
+                torch.cuda.synchronize(runtime.device)
+            done += 1
+        return done, elapsed
+
+    passes(seconds / 4)
+    done, elapsed = passes(seconds)
+    model.train(was_training)
+    return done * shape[0] / elapsed

@@ -1,0 +1,70 @@
+"""Trains a network, tests it and leaves weights, metrics and the result in OUTPUT_DIR; see tools/train_net.py and its siblings."""
+
+from __future__ import annotations
+
+import contextlib
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+from yacs.config import CfgNode
+
+from ..arch import ArchDef
+from ..config.files import ConfigError
+from ..config.keys import dump_config
+from ..data.build import build_data
+from ..engine.run_folder import RunFolder
+from ..engine.runtime import start_runtime
+from ..engine.stop import StopRequest
+from ..files import atomic_write
+from ..model_zoo.builder import find_arch
+from ..report.tables import result_table
+from ..tasks.build import task_class
+from ..tasks.model import load
+from ..tasks.options import DETECTORS, SEGMENTERS
+from ..training.trainer import Trainer, TrainResult, training_task
+from ..weights.file import WeightsError
+from .options import recipe_of
+
+
+def run(cfg: CfgNode, args: Namespace, heads: Sequence[str] = ("",)) -> None:
+    """What the tools do; `heads` are those that the tool trains, "" for a classifier."""
+    if cfg.HEAD.NAME not in heads:
+        tools = dict.fromkeys(DETECTORS, "detector") | dict.fromkeys(SEGMENTERS, "segmenter") | {"": "net"}
+        here = ", ".join(heads) if any(heads) else "classifiers, with none"
+        raise ConfigError(f"HEAD.NAME: {cfg.HEAD.NAME!r}, but this tool trains {here}; see tools/train_{tools[cfg.HEAD.NAME]}.py")
+    result, main = train_from(cfg, args.resume)
+    if main:
+        print(result_table(result.to_dict(), str(result.weights)))
+
+
+def train_from(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None) -> tuple[TrainResult, bool]:
+    """The training that a configuration describes, and whether this process is the first."""
+    recipe = recipe_of(cfg)
+    arch, weights = starting_point(cfg)
+    runtime = start_runtime(recipe.runtime)
+    data = build_data(recipe.data, task_class(recipe.head.name).labels)
+    with RunFolder(cfg.OUTPUT_DIR) if runtime.main else contextlib.nullcontext(Path(cfg.OUTPUT_DIR)) as folder:
+        trainer = Trainer(training_task(data, recipe), arch, data, recipe, runtime, weights)
+        if runtime.main:
+            atomic_write(folder / "config.yaml", dump_config(cfg))
+        return trainer.run(folder, resume, stop), runtime.main
+
+
+def starting_point(cfg: CfgNode) -> tuple[ArchDef, Mapping[str, Tensor] | None]:
+    """The arch and the weights that training starts from, random without."""
+    source, name, head = cfg.MODEL.WEIGHTS, cfg.MODEL.ARCH, cfg.HEAD.NAME
+    if cfg.TRAIN.INIT != "inherit":
+        if source:
+            raise ConfigError("MODEL.WEIGHTS: given, but TRAIN.INIT is scratch; set it to inherit, or leave the weights out")
+        if not name:
+            raise WeightsError("MODEL.ARCH: empty; name an arch file or a network of the zoo")
+        return find_arch(name)[0], None
+    if not source:
+        raise WeightsError('MODEL.WEIGHTS: empty; name a .safetensors file or a result folder, or "pretrained" for a network of the zoo')
+    model = load(source, name)
+    if model.task.head.name not in ("", head):
+        other = f"{head}; start from its own or a classifier's" if head else "empty: not of a classifier"
+        raise WeightsError(f"{source}: the weights of {model.task.head.name}, and HEAD.NAME is {other}")
+    return model.arch, model.network.state_dict()

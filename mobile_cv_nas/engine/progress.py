@@ -1,0 +1,102 @@
+"""What a running loop shows and keeps: a progress bar, metrics.jsonl and TensorBoard scalars."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..files import write_error
+from .runtime import Runtime
+
+_LOG = logging.getLogger(__name__)
+
+
+class MetricsLog:
+    """`metrics.jsonl`, one record a line, and the same numbers for TensorBoard; nothing on other processes.
+
+    Times are not recorded: a resumed run writes the very bytes of an uninterrupted one.
+    """
+
+    def __init__(self, folder: Path, active: bool, position: int = 0, step: int = 0):
+        """Goes on after `position` bytes, at `step`: what an interrupted run wrote later is dropped."""
+        self._file: Any = None
+        self._board: Any = None
+        self._path = folder / "metrics.jsonl"
+        if not active:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            self._file = open(self._path, "a+b", buffering=0)  # noqa: SIM115  (held until close)
+            self._cut(position)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        except OSError as error:
+            self.close()
+            raise write_error(self._path, error) from None
+
+    def _cut(self, position: int) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        if size < position:  # removed or restored by hand: what is left of it, up to its last whole line
+            _LOG.warning("%s: %d bytes are missing that an earlier part of this run wrote; going on without", self._path, position - size)
+            self._file.seek(0)
+            position = self._file.read().rfind(b"\n") + 1
+        self._file.truncate(position)
+
+    @property
+    def position(self) -> int:
+        """Bytes written so far, made to last; a checkpoint keeps the number. Raises FileError."""
+        if self._file is None:
+            return 0
+        try:
+            os.fsync(self._file.fileno())
+            return os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise write_error(self._path, error) from None
+
+    def write(self, step: int, **record: Any) -> None:
+        """One record. Numbers are also drawn over `step`. Raises FileError."""
+        if self._file is None or self._board is None:
+            return
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        line = json.dumps({"step": step, **finite}).encode() + b"\n"
+        try:
+            if self._file.write(line) < len(line):  # the rest did not fit
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            for name, value in record.items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                    self._board.add_scalar(name, value, step)
+        except OSError as error:
+            raise write_error(self._path, error) from None
+
+    def close(self) -> None:
+        for file in [part for part in (self._file, self._board) if part is not None]:
+            with contextlib.suppress(OSError):  # was reported before, or is of TensorBoard alone
+                file.close()
+
+
+def progress_bar(runtime: Runtime, total: int, done: int, name: str) -> Any:
+    """A tqdm bar on stderr, on the main process and a terminal only; `epoch_line` serves for log files."""
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, initial=done, desc=name, disable=None if runtime.main else True, dynamic_ncols=True, smoothing=0.05)
+
+
+def epoch_line(runtime: Runtime, text: str) -> None:
+    """Prints a line of progress on the main process where there is no terminal to draw a bar on."""
+    if runtime.main and not sys.stderr.isatty():
+        print(text, flush=True)
+
+
+def short(value: float) -> str:
+    """A number for people: 412k, 56.3M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"

@@ -1,0 +1,127 @@
+"""The folder of a run: who may write to it, what it already holds, and what marks it as finished."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileError
+from ..files import TEMPORARY, atomic_write, write_error
+from .runtime import restarts
+
+_LOG = logging.getLogger(__name__)
+RESULT = "result.json"  # written last: a folder that has it holds a finished run
+CHECKPOINTS = "checkpoints"
+
+# Keys that may differ when a run goes on: they change where or how often, not what; ON_NAN lets it past a step that failed.
+_FREE = ("DATA.ROOT", "DATA.WORKERS", "RUNTIME.TIMEOUT", "CHECKPOINT.MINUTES", "CHECKPOINT.KEEP", "SEARCH.ON_NAN", "TRAIN.ON_NAN")
+
+
+class RunFolder:
+    """The output folder, held by one run: `with RunFolder(path) as folder: ...`.
+
+    Makes the folder, checks that it can be written, locks it and removes what an interrupted write left. Raises
+    FileError if that cannot be done or another process has it.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(os.path.expanduser(path))
+        self._lock: Any = None
+        self._made = False
+
+    def __enter__(self) -> Path:
+        self._made = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "a")  # held until __exit__
+            _LOCKS.add(self._lock)
+        except FileExistsError:
+            raise FileError(f"{self.path}: a file, where OUTPUT_DIR needs a folder; name another") from None
+        except OSError as error:
+            raise write_error(self.path, error) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._release()
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise write_error(self.path, error) from None
+            raise FileError(f"{self.path}: another run is using this folder; wait for it or set OUTPUT_DIR") from None
+        with contextlib.suppress(OSError):
+            for leftover in self.path.rglob(f".*{TEMPORARY}"):
+                leftover.unlink(missing_ok=True)
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            if self._made and os.listdir(self.path) == [".lock"]:  # bad input: nothing is left behind
+                (self.path / ".lock").unlink()
+                self.path.rmdir()
+        self._release()
+
+    def _release(self) -> None:
+        self._lock.close()  # and with it the lock, as at any death of the process
+        _LOCKS.discard(self._lock)
+
+
+# A forked process, such as one that reads images, would keep a lock for the seconds by which it outlives this one.
+_LOCKS: set[Any] = set()
+os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _LOCKS])
+
+
+def open_run(folder: Path, resume: bool) -> bool:
+    """Prepares the folder for a run; returns whether there is a checkpoint to go on from.
+
+    A new run replaces a finished one. Raises FileError if it would replace an unfinished one.
+    """
+    checkpoints = folder / CHECKPOINTS
+    try:
+        found = checkpoints.is_dir() and any(name.endswith(".pt") for name in os.listdir(checkpoints))
+    except OSError as error:
+        raise FileError(f"{checkpoints}: cannot be read: {error.strerror}") from None
+    if resume or restarts():
+        if not found:
+            _LOG.warning("%s: no checkpoint yet; starting from the beginning", folder)
+        else:
+            return True
+    elif found and not (folder / RESULT).exists():
+        raise FileError(f"{folder}: holds an unfinished run; add --resume to go on, or set another OUTPUT_DIR")
+    try:
+        for name in (CHECKPOINTS, "tensorboard"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in (RESULT, "metrics.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+        checkpoints.mkdir(parents=True)
+    except OSError as error:
+        raise write_error(folder, error) from None
+    return False
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Marks the run as finished."""
+    atomic_write(folder / RESULT, json.dumps(result, indent=2) + "\n")
+
+
+def key_values(section: str, options: Any) -> dict[str, Any]:
+    """The fields of an options dataclass by the names of their configuration keys, such as TRAIN.LR.
+
+    A field whose key is called otherwise says so in its metadata, as `key`.
+    """
+    found = {}
+    for one in dataclasses.fields(options):
+        key, value = one.metadata.get("key", f"{section}.{one.name.upper()}"), getattr(options, one.name)
+        found[key] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def fingerprint(parts: dict[str, Any], **sections: Any) -> dict[str, Any]:
+    """A flat description of what a run computes: `parts`, then every option of each section that matters."""
+    values = [key_values(name.upper(), options) for name, options in sections.items()]
+    return {**parts, **{key: value for section in values for key, value in section.items() if key not in _FREE}}

@@ -1,0 +1,225 @@
+"""A trained model: a network with all that using it needs, in one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..arch import ArchDef
+from ..data.images import open_image
+from ..data.transforms import Preprocess
+from ..errors import InputError, listed
+from ..model_zoo.builder import fbnet_builder, find_arch
+from ..model_zoo.card import Card
+from ..weights.file import WeightsError, load_weights, save_weights
+from ..weights.fit import check_fit, fit_weights
+from .build import task_of
+from .classification import Classification
+from .prediction import Prediction
+from .task import PredictOptions, Task
+
+WEIGHTS = "model.safetensors"  # in the folder of a training
+
+
+class Model:
+    """A trained network with its classes and the transform it was validated with; made by `load`, or by a training.
+
+    Args:
+        network: of the task; it is put into eval mode.
+        arch: of the network, or of its backbone.
+        task: what it was trained for.
+        transform: PIL image to the network's input (C, H, W).
+        about: what else the file keeps.
+    """
+
+    def __init__(self, network: nn.Module, arch: ArchDef, task: Task, transform: Preprocess, about: Mapping[str, Any] | None = None):
+        self.network, self.arch, self.task, self.transform = network.eval(), arch, task, transform
+        self.about = dict(about or {})
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.task.classes
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def __repr__(self) -> str:
+        name = self.arch.name or "an arch without name"
+        return f"Model({self.task.kind}, {self.task.head.name or 'classifier'} on {name}, {len(self.classes)} classes: {listed(self.classes)})"
+
+    def predict(self, images: Any, top: int = 5, score: float = 0.5) -> Any:
+        """What the model says of an image, or of several.
+
+        Args:
+            images: a path, a PIL image, an array (H, W), (H, W, C) of uint8 or of floats in 0..1, or a tensor: (C, H, W) uint8 is an image, float
+                is the network's own input, made by `transform`; or a list of such, or a batch (N, C, H, W).
+            top: classes of a classifier.
+            score: the least of a detected object, 0 to 1.
+
+        Returns:
+            A `Prediction`, or a list of them for several.
+
+        Raises:
+            InputError: what is no image, or one of another number of channels.
+        """
+        if not 0 <= score <= 1:
+            raise InputError(f"score {score:g}: give the least score of an object to show, 0 to 1")
+        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+            raise InputError(f"top {top!r}: give a number of classes, 1 or more")
+        if isinstance(images, Sequence) and not isinstance(images, (str, bytes)):
+            many = list(images)
+        elif isinstance(images, Tensor) and images.ndim == 4:
+            many = list(images)
+        else:
+            return self._predict([images], PredictOptions(top, score))[0]
+        return self._predict(many, PredictOptions(top, score))
+
+    @torch.inference_mode()
+    def _predict(self, images: Sequence[Any], options: PredictOptions) -> list[Prediction]:
+        pictures, inputs = [], []
+        for image in images:
+            if isinstance(image, Tensor) and image.is_floating_point():
+                if image.ndim != 3 or image.shape[0] != self.task.in_channels:
+                    raise InputError(f"a tensor of shape {tuple(image.shape)}: the network takes ({self.task.in_channels}, H, W)")
+                pictures.append(None)
+                inputs.append(image.to(self.device))
+                continue
+            if self.about.get("own_inputs"):
+                raise InputError("this network was trained on tensors that a Dataset of its own prepared; give float tensors (C, H, W) made alike")
+            picture = open_image(image)
+            pictures.append(picture)
+            inputs.append(self.transform(picture).to(self.device))
+        return self.task.predict(self.network, pictures, inputs, options) if pictures else []
+
+    def to(self, device: str | torch.device) -> Model:
+        """The model with its network on a device; in place."""
+        self.network.to(device)
+        return self
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a .safetensors file that `load` reads back as an equal model. Raises FileError or WeightsError."""
+        save_model(path, self.network, self.arch, self.task, self.transform, self.about)
+
+
+def save_model(
+    path: str | os.PathLike, network: nn.Module, arch: ArchDef, task: Task, transform: Preprocess, about: Mapping[str, Any] | None = None
+) -> None:
+    """Writes weights with all that using them needs: arch, task, head, classes, transform, versions."""
+    import torchvision
+
+    if Path(path).suffix != ".safetensors":
+        raise WeightsError(f"{path}: a model is a safetensors file: let its name end in .safetensors")
+    content = {**(about or {}), **task.content(arch), "mean": list(task.mean), "std": list(task.std), "transform": transform.to_dict()}
+    content["versions"] = {"torch": torch.__version__, "torchvision": torchvision.__version__}
+    save_weights(path, network.state_dict(), arch, task.classes, **content)
+
+
+# -- loading ----------------------------------------------------------------------------------------------------------
+
+
+def load(source: str | os.PathLike, arch: str | os.PathLike | ArchDef = "") -> Model:
+    """A trained model: of the folder of a training or a search, of a .safetensors file of this library, or of the zoo by name.
+
+    The network is in eval mode, on the CPU. A name of the zoo brings its pretrained weights.
+
+    Args:
+        source: folder, file or name. "pretrained" stands for the published weights of `arch`.
+        arch: a name of the zoo, an ArchDef or an arch file: for weights that bring no arch of their own, such as the .pth files of others.
+
+    Raises:
+        InputError: nothing that can be loaded; says what is there and what would be.
+        FileError, WeightsError, ArchError, ZooError: a file or a name at fault.
+    """
+    text = os.fspath(source)
+    path = Path(text).expanduser()
+    if text == "pretrained":
+        return load_foreign(None, arch)
+    if path.is_dir():
+        return load_file(model_file(path), arch)
+    if path.suffix == ".safetensors" or path.is_file():
+        return load_file(path, arch)
+    if os.sep in text or path.suffix in (".pt", ".pth", ".yaml"):
+        raise InputError(f"{text}: no such file or folder; give a result folder, a .safetensors file or a name of the zoo")
+    return load_foreign(None, text)
+
+
+def model_file(folder: Path) -> Path:
+    """The weight file of a result folder. Raises InputError, which says what the folder lacks."""
+    for path in (folder / WEIGHTS, folder / "child" / WEIGHTS):
+        if path.is_file():
+            return path
+    unfinished = (folder / "checkpoints").is_dir() or (folder / "child").is_dir()
+    why = "holds an unfinished run; finish it with --resume" if unfinished else f"holds no {WEIGHTS}; give the folder of a search or a training"
+    raise InputError(f"{folder}: {why}")
+
+
+def load_file(path: str | os.PathLike, arch: str | os.PathLike | ArchDef = "") -> Model:
+    """The model in a file: of this library, or of others, whose `arch` must be named."""
+    if not str(path).lower().endswith(".safetensors"):
+        return load_foreign(path, arch)
+    state, content = load_weights(path)
+    if not content.get("arch"):
+        return load_foreign(path, arch)
+    found = find_arch(arch)[0] if arch else ArchDef.parse(content["arch"], source=str(path))
+    task = _with_classes(task_of(content, path), state, path)
+    if isinstance(task, Classification):
+        with torch.device("meta"):  # a file that names a huge arch must not fill the memory
+            like = task.network(found)
+        check_fit(like, state, str(path))
+    network = task.network(found)
+    fit_weights(network, state, str(path))
+    transform = Preprocess.from_dict(content["transform"]) if "transform" in content else default_transform(task, found)
+    kept = ("version", "arch", "classes", "sha256", "task", "head", "mean", "std", "transform", "versions")
+    return Model(network, found, task, transform, {key: value for key, value in content.items() if key not in kept})
+
+
+def _with_classes(task: Task, state: Mapping[str, Tensor], path: str | os.PathLike) -> Task:
+    """The task with a name for each class: numbers where the file has none."""
+    if task.classes or not isinstance(task, Classification):
+        return task
+    weight = state.get("classifier.weight")
+    if weight is None or weight.ndim != 2 or not weight.numel():
+        raise WeightsError(f"{path}: has no classifier.weight: not the weights of a network of this library")
+    return replace(task, classes=tuple(str(index) for index in range(len(weight))))
+
+
+def default_transform(task: Task, arch: ArchDef) -> Preprocess:
+    """For files that do not say how images were prepared: squeezed for a segmenter, as they are for a detector, else the usual crop."""
+    size = task.input_size(arch)
+    if task.labels == "classes":
+        return Preprocess(size, max(size, round(size / 0.875)), True, "bilinear", task.mean, task.std)
+    if task.labels == "masks":
+        return Preprocess(size, (size, size), False, "bilinear", task.mean, task.std)
+    return Preprocess(size, 0, False, "bilinear", (0.0,) * task.in_channels, (1.0,) * task.in_channels)
+
+
+def load_foreign(path: str | os.PathLike | None, arch: str | os.PathLike | ArchDef) -> Model:
+    """A classifier with the weights of another origin, or with the published ones of its card (`path` None)."""
+    if not arch:
+        raise WeightsError(f"MODEL.ARCH: empty, and {path or 'pretrained'} brings no arch; name one")
+    found, card = find_arch(arch)
+    network: Any = fbnet_builder(arch, pretrained=path is None, weights=path)
+    classes = class_names(card, network.classifier.out_features)
+    if card is None:
+        task = Classification(classes)
+        return Model(network, found, task, default_transform(task, found))
+    task = Classification(classes, mean=card.mean, std=card.std)
+    transform = Preprocess(card.input_size, card.resize or card.input_size, True, card.interpolation, card.mean, card.std)
+    return Model(network, found, task, transform, {"licence": card.weights.license if card.weights else None})
+
+
+def class_names(card: Card | None, count: int) -> tuple[str, ...]:
+    """What a network's outputs mean: the names of ImageNet's classes for a card of 1000, else the numbers of the classes."""
+    if card is None or card.classes != count or count != 1000:
+        return tuple(str(index) for index in range(count))
+    from torchvision.models import ResNet50_Weights
+
+    return tuple(ResNet50_Weights.DEFAULT.meta["categories"])
