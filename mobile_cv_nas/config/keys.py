@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from yacs.config import CfgNode
 
@@ -193,12 +192,3 @@ RANGES: dict[str, tuple[float, float]] = {
 def get_cfg() -> CfgNode:
     """A config of all keys at their defaults; the caller's own copy."""
     return _C.clone()
-
-
-def __getattr__(name: str) -> Any:
-    """What moved to the package `config`, for those who still look here."""
-    if name in ("ConfigError", "dump_config", "flatten", "load_config", "validate"):
-        from .. import config
-
-        return getattr(config, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +29,7 @@ class Source:
     images: Any
     labels: Sequence[Any]
     kind: str = "classes"  # classes | boxes | masks
+    new_labels: tuple[int, ...] = ()  # of boxes and masks: what each number stands for here; (): itself
 
     @property
     def in_memory(self) -> bool:
@@ -37,7 +38,15 @@ class Source:
 
     def item(self, index: int) -> tuple[Any, Any]:
         """One image, as `open_image` takes it, and its label."""
-        return self.images[index], self.labels[index]
+        return self.images[index], self._renewed(self.labels[index])
+
+    def _renewed(self, label: Any) -> Any:
+        return label.relabelled(self.new_labels) if self.new_labels else label
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the images are float tensors that are prepared already (of a Dataset of one's own)."""
+        return False
 
     def name(self, index: int) -> str:
         """What to call an image in messages."""
@@ -96,6 +105,22 @@ class Data:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    def relabelled(self, classes: Sequence[str]) -> Data:
+        """The same images with the classes in another order. Raises DataError unless the names are the same."""
+        classes = tuple(classes)
+        if sorted(classes) != sorted(self.classes):
+            raise DataError(f"{len(self.classes)} classes cannot be put in the order of {len(classes)} others; give the same names")
+        new = tuple(classes.index(name) for name in self.classes)
+
+        def renewed(split: Split) -> Split:
+            source = split.source
+            if source.kind == "classes":
+                return Split(replace(source, labels=[new[int(label)] for label in source.labels]), split.indices)
+            table = new if source.kind == "masks" else (0, *(label + 1 for label in new))  # boxes count from 1
+            return Split(replace(source, new_labels=table), split.indices)
+
+        return Data(renewed(self.train), renewed(self.val), None if self.test is None else renewed(self.test), classes)
 
 
 def _stratified(split: Split, share: float, seed: int) -> list[int]:

@@ -93,6 +93,12 @@ def _folders(folder: Path) -> list[str]:
     return sorted(name for name in names if not _is_skipped(name))
 
 
+def is_image(path: str | os.PathLike) -> bool:
+    """Whether a file is read as an image, by its name; hidden ones are not."""
+    name = os.path.basename(path)
+    return name.lower().endswith(endings()) and not name.startswith(".")
+
+
 def _is_skipped(name: str) -> bool:
     return name.startswith(".") or name.casefold() in SKIPPED
 

@@ -28,10 +28,15 @@ class DatasetSource(Source):
     def item(self, index: int) -> tuple[Any, Any]:
         image, label = _pair(self.images, index, self.name(index))
         if self.kind == "masks":
-            return image, ArrayMask(mask_values(label, self.name(index)), self.name(index))
+            return image, self._renewed(ArrayMask(mask_values(label, self.name(index)), self.name(index)))
         if self.kind == "boxes":
-            return image, _boxes(label, index, image_size(image), self.name(index))
+            return image, self._renewed(_boxes(label, index, image_size(image), self.name(index)))
         return image, self.labels[index]
+
+    @property
+    def normalised(self) -> bool:
+        image = self.images[0][0]
+        return isinstance(image, Tensor) and image.is_floating_point()
 
     def name(self, index: int) -> str:
         return f"item {index} of the {type(self.images).__name__}"
