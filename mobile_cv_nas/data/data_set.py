@@ -69,15 +69,19 @@ class Split:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def halves(self, second: float, seed: int) -> tuple[Split, Split]:
+    def halves(self, second: float, seed: int, key: str = "") -> tuple[Split, Split]:
         """Two disjoint random splits; the second gets the share `second` of every class (at least one image in all).
 
-        The search trains the weights on the first and alpha on the other. Raises DataError if a part would be empty.
+        The search trains the weights on the first and alpha on the other. Raises DataError, which names
+        the `key` of that share, if a part would be empty.
         """
         taken = set(_stratified(self, second, seed))
         parts = tuple(i for i in self.indices if i not in taken), tuple(i for i in self.indices if i in taken)
         if not parts[0] or not parts[1]:
-            raise DataError(f"{len(self)} training images are too few to split off a share of {second:g}; add images to the train split")
+            named = f" ({key})" if key else ""
+            raise DataError(
+                f"{len(self)} training images are too few to split off a share of {second:g}{named}; add images to the train split"
+            )
         return Split(self.source, parts[0]), Split(self.source, parts[1])
 
     def head(self, count: int) -> Split:

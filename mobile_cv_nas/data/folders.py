@@ -45,9 +45,9 @@ def image_folder(options: DataOptions, root: Path) -> Data:
         return Data(train, others["val"], test, classes)
     share = options.val_fraction
     if test is None:
-        train, test = train.halves(options.test_fraction, options.split_seed)
+        train, test = train.halves(options.test_fraction, options.split_seed, "DATA.TEST_FRACTION")
         share /= 1 - options.test_fraction  # it is a share of the whole folder
-    train, val = train.halves(share, options.split_seed)
+    train, val = train.halves(share, options.split_seed, "DATA.VAL_FRACTION")
     return Data(train, val, test, classes)
 
 

@@ -110,8 +110,8 @@ class VocMask(Mask):
     path: str
     classes: int  # background not counted
 
-    def mask(self, shape: tuple[int, int]) -> np.ndarray:
-        """The class of every pixel, uint8 (H, W), of an image of that shape (H, W): 0 background, 255 to ignore.
+    def mask(self, shape: tuple[int, int] | None) -> np.ndarray:
+        """As `Mask.mask`; None for an image of whatever shape.
 
         Raises DataError, which names the file, if it cannot be read, has another size or unknown values.
         """
@@ -122,7 +122,7 @@ class VocMask(Mask):
             with open(self.path, "rb") as file, Image.open(file, formats=("PNG",)) as image:
                 if image.mode not in ("P", "L", "1"):
                     raise DataError(f"{self.path}: a mask of mode {image.mode}; save class numbers as a palette or grey PNG of 8 bits")
-                if image.size != (shape[1], shape[0]):
+                if shape is not None and image.size != (shape[1], shape[0]):
                     pixels = f"{image.size[0]}x{image.size[1]} pixels, its image {shape[1]}x{shape[0]}"
                     raise DataError(f"{self.path}: a mask of {pixels}; make them equal")
                 values = np.array(image, dtype=np.uint8)
