@@ -183,6 +183,8 @@ class _Walk:
             if inside or real in self.seen:
                 self.links.append(path)
                 return False
+            self.seen[real] = path  # a second link beside it leads nowhere new
+            return True
         return real not in self.seen
 
     def report(self, folder: Path) -> None:

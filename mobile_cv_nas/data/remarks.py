@@ -42,8 +42,8 @@ def _balance(data: Data) -> None:
         few = [f"{name} {counts[name]}" for name in rare if counts[name] <= 1]
         _LOG.warning("train: %d classes have one image or none (%s); add images or leave them out", len(few), listed(few))
     elif counts[most] >= IMBALANCE * counts[fewest]:
-        shown = listed((f"{name} {counts[name]}" for name in (fewest, *rare[1:2], most)), 3)
-        _LOG.warning("train: the classes differ much in their images (%s); consider TRAIN.CLASS_WEIGHTS balanced", shown)
+        extremes = listed(f"{name} {counts[name]}" for name in dict.fromkeys((fewest, rare[1], most)))
+        _LOG.warning("train: the classes differ much in their images (%s); consider TRAIN.CLASS_WEIGHTS balanced", extremes)
 
 
 def _copies(splits: dict[str, Split]) -> None:

@@ -82,7 +82,7 @@ def test_the_commands_read_the_other_keys():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
                 read.add(ast.unparse(node).removeprefix("cfg."))
-    assert BY_COMMANDS <= read
+    assert read >= BY_COMMANDS
     with pytest.raises(ConfigError, match="VERSION"):
         load_config(None, ["VERSION", "2"])
 
@@ -113,7 +113,7 @@ def test_every_rule_refuses_what_it_is_for(index):
     fired = False
     for purpose in ("", "search", "train", "test"):
         for setting in [*SETTINGS, {"TRAIN.MOMENTUM": 0, "DATA.DATASET": "digits"}]:
-            key = next((k for k in covered if k not in setting and k != "SEARCH.SPACE"), None)
+            key = next((k for k in covered if k not in setting and k not in ("SEARCH.SPACE", "SEARCH.STRATEGY")), None)
             if key is None:
                 continue
             load_config(None, texts({k: v for k, v in setting.items() if not any(r.covers(k) for r in DISABLED)}), purpose)
@@ -177,7 +177,7 @@ def test_only_the_last_file_and_the_command_line_count_as_set(tmp_path):
     path = tmp_path / "derived.yaml"
     path.write_text("_BASE_: base.yaml\nTRAIN: {OPTIMIZER: sgd}\n")
     cfg = load_config(path)
-    assert cfg.TRAIN.RMSPROP_DECAY == KEYS["TRAIN.RMSPROP_DECAY"]  # nothing reads it: back to its default
+    assert KEYS["TRAIN.RMSPROP_DECAY"] == cfg.TRAIN.RMSPROP_DECAY  # nothing reads it: back to its default
     (tmp_path / "run.yaml").write_text(dump_config(cfg))
     assert load_config(tmp_path / "run.yaml") == cfg  # a run's own file, which has every key, is valid
     path.write_text("_BASE_: base.yaml\nTRAIN: {OPTIMIZER: sgd, RMSPROP_DECAY: 0.5}\n")
@@ -196,9 +196,9 @@ def test_only_the_last_file_and_the_command_line_count_as_set(tmp_path):
     ("text", "value"), [("60M", 60e6), ("60m", 60e6), ("60e6", 60e6), ("400k", 400e3), ("1.5G", 1.5e9), ("2B", 2e9), ("7", 7)]
 )
 def test_targets_as_people_write_them(tmp_path, text, value):
-    assert load_config(None, ["SEARCH.TARGET", text]).SEARCH.TARGET == value
+    assert value == load_config(None, ["SEARCH.TARGET", text]).SEARCH.TARGET
     (tmp_path / "a.yaml").write_text(f"SEARCH: {{TARGET: {text}}}\n")
-    assert load_config(tmp_path / "a.yaml").SEARCH.TARGET == value
+    assert value == load_config(tmp_path / "a.yaml").SEARCH.TARGET
 
 
 @pytest.mark.parametrize("text", ["M", "sixtyM", "60T", "60 MACs"])
