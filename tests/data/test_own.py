@@ -242,3 +242,30 @@ def test_classes_in_the_order_of_a_model():
     assert batch(boxes.relabelled(["dog", "cat"]), train=True)[1][0]["labels"].tolist() == [2, 1]
     with pytest.raises(DataError, match="4 classes cannot be put in the order of 2 others"):
         data.relabelled("ab")
+
+
+# -- randomness ---------------------------------------------------------------------------------------
+
+
+class Jittered(Pairs):
+    """Draws from torch's generator itself, as one's own augmentation does."""
+
+    def __getitem__(self, index):
+        return torch.full((3, 8, 8), float(index)) + torch.rand(()) / 2, index % 4
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["ours", "the Dataset's"])
+def test_each_epoch_augments_anew_and_can_be_repeated(own):
+    options = DataOptions(workers=0, augment="crop", mean=(0.0,) * 3, std=(1.0,) * 3)
+    dataset = Jittered(range(20), labels()) if own else Pairs(FORMS["PIL"](pixels(20, (40, 40))), labels())
+    data = data_of(dataset, Pairs(FORMS["PIL"](pixels(4)), labels(4)) if not own else Jittered(range(4), labels(4)), options=options)
+    state = torch.get_rng_state()
+
+    def epoch(number):
+        ((images, _),) = build_loader(options, data.train, 8, 20, True, seed=3).epoch(number)
+        return images
+
+    first, again, second = epoch(0), epoch(0), epoch(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again)
+    assert not any(torch.equal(a, b) for a in first for b in second)  # in whatever order
