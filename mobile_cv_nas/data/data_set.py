@@ -40,6 +40,10 @@ class Source:
         """One image, as `open_image` takes it, and its label."""
         return self.images[index], self._renewed(self.labels[index])
 
+    def peek(self, index: int) -> tuple[Any, Any]:
+        """As `item`, to look at it before the run."""
+        return self.item(index)
+
     def _renewed(self, label: Any) -> Any:
         return label.relabelled(self.new_labels) if self.new_labels else label
 

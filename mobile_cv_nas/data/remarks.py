@@ -123,7 +123,7 @@ def _values(split: Split, enough: int) -> set[int]:
 
 
 def _mask(source: Source, index: int) -> np.ndarray:
-    image, target = source.item(index)
+    image, target = source.peek(index)
     if isinstance(target, VocMask):
         return target.mask(None)
     width, height = image_size(open_image(image) if isinstance(image, (str, os.PathLike)) else image)
@@ -157,7 +157,7 @@ def remark_enlarged(split: Split, input_size: int) -> None:
 def _size(source: Source, index: int) -> tuple[int, int]:
     from PIL import Image
 
-    image = source.images[index] if not isinstance(source, DatasetSource) else source.item(index)[0]
+    image = source.images[index] if not isinstance(source, DatasetSource) else source.peek(index)[0]
     if not isinstance(image, (str, os.PathLike)):
         return image_size(image)
     try:

@@ -265,6 +265,9 @@ def test_each_epoch_augments_anew_and_can_be_repeated(own):
         ((images, _),) = build_loader(options, data.train, 8, 20, True, seed=3).epoch(number)
         return images
 
+    first_checked = [images for images, _ in build_loader(options, data.val, 8, 2, False).epoch(0)]
+    then_checked = [images for images, _ in build_loader(options, data.val, 8, 2, False).epoch(1)]
+    assert all(torch.equal(a, b) for a, b in zip(first_checked, then_checked, strict=True))
     first, again, second = epoch(0), epoch(0), epoch(1)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, again)
