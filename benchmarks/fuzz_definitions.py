@@ -30,7 +30,7 @@ from typing import Any
 import yaml
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.config.keys import ConfigError, dump_config, flatten, get_cfg, load_config
+from mobile_cv_nas.config import ConfigError, dump_config, flatten, get_cfg, load_config
 from mobile_cv_nas.files import read_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -30,7 +30,7 @@ from torch import Tensor
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.commands.options import data_from as build_data
-from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data import Data
 from mobile_cv_nas.data.data_set import Source, Split
 from mobile_cv_nas.engine.checkpoint import RunFolder, StopRequest

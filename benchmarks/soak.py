@@ -20,7 +20,7 @@ import torch
 
 from mobile_cv_nas.arch import SearchSpace
 from mobile_cv_nas.commands.options import data_from as build_data
-from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.engine.checkpoint import StopRequest, save_checkpoint
 from mobile_cv_nas.engine.runtime import MetricsLog, start_runtime
 from mobile_cv_nas.search import Searcher

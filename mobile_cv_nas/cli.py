@@ -13,7 +13,7 @@ from typing import NoReturn
 from yacs.config import CfgNode
 
 from .arch import ArchError
-from .config.keys import load_config
+from .config import load_config
 from .errors import InputError
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2

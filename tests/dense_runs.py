@@ -11,7 +11,7 @@ from helpers import train, trainer_of
 from yacs.config import CfgNode
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data.digit_scenes import write_digit_scenes
 from mobile_cv_nas.tasks.options import DETECTORS
 from mobile_cv_nas.training.trainer import Trainer

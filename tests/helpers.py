@@ -25,7 +25,7 @@ import mobile_cv_nas as nas
 from mobile_cv_nas.cli import main
 from mobile_cv_nas.commands.options import recipe_of
 from mobile_cv_nas.commands.train_net import run as train_command
-from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data.build import build_data
 from mobile_cv_nas.data.data_set import Data
 from mobile_cv_nas.engine.runtime import Runtime, start_runtime

@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 import mobile_cv_nas as nas
 from mobile_cv_nas.commands.options import recipe_of, search_options
 from mobile_cv_nas.commands.search_net import search_from
-from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.engine.loop import Loop
 from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.search.run import SearchRun

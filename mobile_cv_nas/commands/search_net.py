@@ -11,8 +11,7 @@ from argparse import Namespace
 
 from yacs.config import CfgNode
 
-from ..config.files import ConfigError
-from ..config.keys import dump_config
+from ..config import ConfigError, dump_config
 from ..data.build import build_data
 from ..engine.stop import StopRequest
 from ..report.space import find_space

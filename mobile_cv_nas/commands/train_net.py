@@ -11,8 +11,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..arch import ArchDef
-from ..config.files import ConfigError
-from ..config.keys import dump_config
+from ..config import ConfigError, dump_config
 from ..data.build import build_data
 from ..engine.run_folder import RunFolder
 from ..engine.runtime import start_runtime

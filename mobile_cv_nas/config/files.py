@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,11 +9,14 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from ..errors import FileError, InputError
+from ..configs import config_path
+from ..errors import FileError, InputError, did_you_mean, shown
 from ..files import parse_yaml, read_yaml
 
 # Definition files are found from the config file that names them; data and output from the current folder.
 PATHS = ("MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE")
+COMMAND_LINE = "command line"  # as the source of a value
+_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}  # of SEARCH.TARGET
 
 
 class ConfigError(InputError):
@@ -43,7 +45,7 @@ def merge_file(cfg: CfgNode, defaults: CfgNode, path: str | os.PathLike, sources
         if base_of:
             raise ConfigError(f"{path}: _BASE_: a base may not have a base of its own; merge the two files")
         if not isinstance(base, str):
-            raise ConfigError(f"{path}: _BASE_: {short(base)} is not a file name")
+            raise ConfigError(f"{path}: _BASE_: {shown(base)} is not a file name")
         merge_file(cfg, defaults, path.parent / os.path.expanduser(base), sources, path)
     seen = set()
     for key, value in _flatten_dict(content, str(path), defaults):
@@ -51,28 +53,38 @@ def merge_file(cfg: CfgNode, defaults: CfgNode, path: str | os.PathLike, sources
             raise ConfigError(f"{path}: {key}: given twice")
         seen.add(key)
         if key in PATHS and isinstance(value, str):
-            value = _resolve(value, path.parent)
+            value = _resolve(value, path.parent, key, str(path))
         _set(cfg, defaults, key, value, str(path))
         sources[key] = str(path)
 
 
 def merge_options(cfg: CfgNode, defaults: CfgNode, opts: Sequence[str], sources: dict[str, str]) -> None:
-    """Sets `[KEY, VALUE, KEY, VALUE, ...]` of a command line in `cfg`. As `merge_file`."""
-    where = "command line"
-    if len(opts) % 2:
-        raise ConfigError(f"{where}: key {opts[-1]!r} has no value; options are KEY VALUE pairs")
-    for key, text in zip(opts[::2], opts[1::2], strict=True):
-        default = _find(defaults, key, where)
+    """Sets `[KEY, VALUE, ...]`, `[KEY=VALUE, ...]` or a mixture of a command line in `cfg`. As `merge_file`."""
+    for key, text in _pairs(opts):
+        default = _find(defaults, key, COMMAND_LINE)
         value: Any = text
         if key in PATHS:
-            value = _resolve(text, Path())
+            value = _resolve(text, Path(), key, COMMAND_LINE)
         elif not isinstance(default, (str, CfgNode)):
             try:
-                value = parse_yaml(text, f"{where}: {key}")
+                value = parse_yaml(text, f"{COMMAND_LINE}: {key}")
             except FileError as error:
                 raise ConfigError(str(error)) from None
-        _set(cfg, defaults, key, value, where)
-        sources[key] = where
+        _set(cfg, defaults, key, value, COMMAND_LINE)
+        sources[key] = COMMAND_LINE
+
+
+def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The keys of a command line and their values. A key holds no "=", so that one in its place parts the two."""
+    rest = iter(opts)
+    for key in rest:
+        name, equals, value = key.partition("=")
+        if not equals:
+            found = next(rest, None)
+            if found is None:
+                raise ConfigError(f"{COMMAND_LINE}: key {key!r} has no value; options are KEY VALUE or KEY=VALUE pairs")
+            value = found
+        yield name, value
 
 
 def flatten(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -84,20 +96,6 @@ def flatten(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
-    """A hint at the name that was meant."""
-    if len(names) <= 8:
-        return "one of " + ", ".join(known or '""' for known in names)
-    close = difflib.get_close_matches(name[:80].upper(), names, 1, 0.5)
-    return f"the nearest is {close[0]}" if close else "mobile_cv_nas/config/keys.py lists all of them"
-
-
-def short(value: Any) -> str:
-    """`repr(value)`, cut to a length that fits in an error."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _flatten_dict(content: dict, source: str, defaults: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The (dotted key, value) pairs of a file, each checked to exist; a dotted key may be written as such too."""
     for name, value in content.items():
@@ -105,7 +103,7 @@ def _flatten_dict(content: dict, source: str, defaults: CfgNode, prefix: str = "
         default = _find(defaults, key, source)
         if isinstance(default, CfgNode):
             if not isinstance(value, dict):
-                raise ConfigError(f"{source}: {key}: a section of keys, not {short(value)}")
+                raise ConfigError(f"{source}: {key}: a section of keys, not {shown(value)}")
             yield from _flatten_dict(value, source, defaults, f"{key}.")
         else:
             yield key, value
@@ -118,7 +116,8 @@ def _find(defaults: CfgNode, key: str, source: str) -> Any:
         if not isinstance(node, CfgNode) or name not in node:
             names = [known for known, _ in flatten(defaults)]
             names += sorted({known.rsplit(".", 1)[0] for known in names if "." in known})
-            raise ConfigError(f"{source}: {key[:60]}: no such key; {nearest(key, names)}")
+            hint = did_you_mean(key, names) or "; mobile_cv_nas/config/keys.py lists all of them"
+            raise ConfigError(f"{source}: {key[:60]}: no such key{hint}")
         node = node[name]
     return node
 
@@ -131,7 +130,7 @@ def _set(cfg: CfgNode, defaults: CfgNode, key: str, value: Any, source: str) -> 
     node = cfg
     for section in sections:
         node = node[section]
-    node[name] = _coerce(value, default, f"{source}: {key}")
+    node[name] = _coerce(_number(value) if key == "SEARCH.TARGET" else value, default, f"{source}: {key}")
 
 
 def _coerce(value: Any, default: Any, where: str) -> Any:
@@ -151,11 +150,27 @@ def _coerce(value: Any, default: Any, where: str) -> Any:
     elif isinstance(value, (list, tuple)):
         return [_coerce(item, default[0] if default else 0, where) for item in value]
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list of numbers"}
-    raise ConfigError(f"{where}: {short(value)} is not {kinds[type(default)]}; the default is {default!r}")
+    raise ConfigError(f"{where}: {shown(value)} is not {kinds[type(default)]}; the default is {default!r}")
 
 
-def _resolve(value: str, folder: Path) -> str:
-    """A path, absolute; a zoo name or "pretrained" as it is."""
-    if not value.lower().endswith((".yaml", ".yml", ".safetensors", ".pt", ".pth")) and "/" not in value:
+def _number(value: Any) -> Any:
+    """A number written as 60M or 400k; anything else as it is."""
+    if not isinstance(value, str) or value[-1:].lower() not in _UNITS:
         return value
-    return os.path.normpath(folder.absolute() / os.path.expanduser(value))
+    try:
+        return float(value[:-1]) * _UNITS[value[-1].lower()]
+    except ValueError:
+        return value
+
+
+def _resolve(value: str, folder: Path, key: str, source: str) -> str:
+    """A path, absolute; the name of a shipped space as its path; a zoo name or "pretrained" as it is."""
+    if value.lower().endswith((".yaml", ".yml", ".safetensors", ".pt", ".pth")) or "/" in value or os.sep in value:
+        return os.path.normpath(folder.absolute() / os.path.expanduser(value))
+    if key != "SEARCH.SPACE" or not value:
+        return value
+    spaces = config_path("spaces/fbnetv2_l.yaml").parent
+    names = sorted(path.stem for path in spaces.glob("*.yaml"))
+    if value not in names:
+        raise ConfigError(f"{source}: {key}: {shown(value)}: no shipped space{did_you_mean(value, names, few=12)}; or name a .yaml file")
+    return str(spaces / f"{value}.yaml")

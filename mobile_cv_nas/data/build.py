@@ -17,6 +17,7 @@ from .digits import digits
 from .folders import cifar10, image_folder, imagenet
 from .loader import Loader, Transform
 from .options import DataOptions
+from .remarks import remark, remark_enlarged
 from .targets import Annotated
 from .transforms import BatchTransform, BoxTransform, ClassTransform, MaskTransform
 from .voc import read_voc
@@ -31,6 +32,7 @@ DATASETS = ("digits", *_FOLDERS, *ANNOTATED)
 def build_data(options: DataOptions, labels: str = "classes") -> Data:
     """The data set of the options with `labels`: classes | boxes | masks. No image file is decoded yet.
 
+    What is likely a mistake (rare classes, an image in two splits) is said in the log.
     Raises DataError, which names the folder or file and the remedy.
     """
     if labels not in KINDS:
@@ -41,8 +43,13 @@ def build_data(options: DataOptions, labels: str = "classes") -> Data:
         raise DataError(f"DATA.DATASET {options.dataset}: has no labels of the kind {labels}")
     if options.dataset == "digits":
         return digits()
-    if options.dataset in ANNOTATED:
-        return _annotated(options, labels)
+    data = _annotated(options, labels) if options.dataset in ANNOTATED else _of_classes(options)
+    if options.dataset not in ("imagenet", "digit_scenes"):  # these are known
+        remark(data)
+    return data
+
+
+def _of_classes(options: DataOptions) -> Data:
     if not options.root:
         raise DataError(f"DATA.ROOT: empty; name the folder with the images of DATA.DATASET {options.dataset}")
     root = Path(os.path.expanduser(options.root))
@@ -67,7 +74,7 @@ def _annotated(options: DataOptions, labels: str) -> Data:
             raise DataError(f"DATA.ROOT: {options.root!r} is no folder; name the one that holds the data set")
     parts: dict[str, Annotated] = {}
     for name in ("train", "val", "test"):
-        part = _read_voc(root, name) if options.dataset == "voc" else _read_coco(root, name, labels)
+        part = _read_voc(root, name) if options.dataset == "voc" else _read_coco(root, name, labels, options)
         if part is not None:
             parts[name] = part
     for name in ("train", "val"):
@@ -89,7 +96,7 @@ def _read_voc(root: Path, name: str) -> Annotated | None:
     return read_voc(root, name)
 
 
-def _read_coco(root: Path, name: str, labels: str) -> Annotated | None:
+def _read_coco(root: Path, name: str, labels: str, options: DataOptions) -> Annotated | None:
     files = sorted((root / "annotations").glob(f"instances_{name}*.json"))
     if not files:
         return None
@@ -98,7 +105,8 @@ def _read_coco(root: Path, name: str, labels: str) -> Annotated | None:
     images = root / files[0].stem.removeprefix("instances_")
     if not images.is_dir():
         raise DataError(f"{images}: no such folder; it must hold the images of {files[0]}")
-    return read_coco(files[0], images, "detect" if labels == "boxes" else "segment")
+    task = "detect" if labels == "boxes" else "segment"
+    return read_coco(files[0], images, task, options.on_bad, options.max_skipped_share)
 
 
 def _difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
@@ -131,9 +139,11 @@ def data_of(
     names = class_names(sources, classes)
     splits = {name: Split.whole(source) for name, source in sources.items()}
     if "val" not in splits:
-        splits["train"], splits["val"] = splits["train"].halves(options.val_fraction, options.split_seed)
+        splits["train"], splits["val"] = splits["train"].halves(options.val_fraction, options.split_seed, "DATA.VAL_FRACTION")
         _LOG.info("no validation images were given: %d of the %d training images are split off", len(splits["val"]), len(train))
-    return Data(splits["train"], splits["val"], splits.get("test"), names)
+    data = Data(splits["train"], splits["val"], splits.get("test"), names)
+    remark(data)
+    return data
 
 
 def build_loader(
@@ -151,6 +161,9 @@ def build_loader(
     Masks have the size `label_size`, by default that of the images. Images for a detector keep their size: it resizes them.
     """
     source = split.source
+    _check_channels(options, split)
+    if train and source.kind != "boxes":
+        remark_enlarged(split, input_size)
     transform: Transform
     if source.kind == "boxes":
         transform = BoxTransform(options, train)
@@ -161,3 +174,17 @@ def build_loader(
     else:
         transform = ClassTransform(options, input_size, train)
     return Loader(split, transform, batch_size, train, seed, shard, options)
+
+
+def _check_channels(options: DataOptions, split: Split) -> None:
+    """Raises DataError where images cannot have as many channels as there are means."""
+    channels = len(options.mean)
+    if len(options.std) != channels:
+        raise DataError(f"std: {len(options.std)} values, and mean has {channels}; give one for each channel")
+    source = split.source
+    if source.in_memory and source.images.shape[1] not in (1, channels):
+        raise DataError(f"DATA.MEAN: {channels} values, and the images have {source.images.shape[1]} channels; give one for each")
+    if not source.in_memory and not source.normalised and channels not in (1, 3):
+        raise DataError(
+            f"DATA.MEAN: {channels} values; image files have 3 channels, or are read as grey with 1 (float tensors may have any)"
+        )

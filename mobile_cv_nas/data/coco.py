@@ -6,23 +6,22 @@ import json
 import logging
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as show  # short, whatever a file holds
 from typing import Any
 
 import numpy as np
 
-from ..errors import FileError
+from ..errors import FileError, listed, shown
 from ..files import read_bytes
+from .coco_shapes import SLACK, read_shape
 from .data_set import DataError
 from .images import MAX_PIXELS
 from .targets import IGNORED, MAX_CLASSES, Annotated, Boxes, CocoMask, check_names, check_present, leaves, pycocotools
 
 _LOG = logging.getLogger(__name__)
 MAX_JSON_BYTES = 2_000_000_000  # COCO's own largest has 470 MB
-SLACK = 1.0  # pixels by which a box or polygon may leave its image: tools round
-_INTS, _FLOATS = "iu", "iuf"  # kinds of NumPy's types
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,41 @@ class _Image:
         return f"image {self.id} ({self.name}, {self.size[0]}x{self.size[1]})"
 
 
-def read_coco(annotations: Path, images: Path, task: str) -> Annotated:
+class _Bad:
+    """What to do with records that cannot be used: `stop` at the first, or `skip` and count them."""
+
+    def __init__(self, on_bad: str):
+        self.skip = on_bad == "skip"
+        self.found: list[str] = []
+
+    def checked(self, read: Callable[..., Any], *args: Any) -> Any:
+        """What `read` gives; None for a bad record."""
+        try:
+            return read(*args)
+        except DataError as error:
+            if not self.skip:
+                raise
+            self.found.append(str(error))
+            return None
+
+    def report(self, source: str, total: int, most: float) -> None:
+        """Says once what was left out. Raises DataError if that is more than the share `most`."""
+        if not self.found:
+            return
+        if len(self.found) > most * total:
+            raise DataError(
+                f"{source}: {len(self.found)} of {total} records cannot be used, more than DATA.MAX_SKIPPED_SHARE {most:g} "
+                f"({self.found[0].removeprefix(source + ': ')}); mend the file or raise that share"
+            )
+        first = self.found[0].removeprefix(source + ": ")
+        _LOG.warning("%s: %d of %d records are left out, the first because: %s", source, len(self.found), total, first)
+
+
+def read_coco(annotations: Path, images: Path, task: str, on_bad: str = "stop", most: float = 0.01) -> Annotated:
     """A file in COCO's format and the folder of its images; `task` is "detect" (Boxes) or "segment" (CocoMask).
 
     All images are kept, those without objects too, in the file's order; categories are in the order of their ids.
+    `on_bad`: stop, or skip records that cannot be used, up to the share `most` of all.
     Raises DataError, which names the file, the image or annotation and the remedy, for anything amiss.
     """
     if task not in ("detect", "segment"):
@@ -50,17 +80,27 @@ def read_coco(annotations: Path, images: Path, task: str) -> Annotated:
     labels, categories = _categories(_records(document, "categories", source), source)
     if task == "segment" and len(categories) > MAX_CLASSES:
         raise DataError(f"{source}: {len(categories)} categories; a mask holds {MAX_CLASSES} at most")
-    known = _images(_records(document, "images", source), source)
-    records = _by_image(_records(document, "annotations", source), known, labels, source)
-    if not records:
-        raise DataError(f"{source}: has no annotations; annotate some images")
-    paths = [os.path.join(images, image.name) for image in known.values()]
-    missing = [image.name for image, path in zip(known.values(), paths) if not os.path.isfile(path)]
-    check_present(missing, len(paths), images, f"images of {os.path.basename(source)}")
+    bad = _Bad(on_bad)
+    listed_images, listed_objects = _records(document, "images", source), _records(document, "annotations", source)
+    known = _images(listed_images, source, bad)
+    records = _by_image(listed_objects, known, labels, source, bad)
+    paths = _present(known, images, source, bad)
     make = _boxes if task == "detect" else _mask
-    targets = [make(records.get(image.id, []), image, labels, source) for image in known.values()]
-    _report_empty(records, targets, source)
-    return Annotated(paths, targets, categories)
+    before = len(bad.found)
+    targets = [make(records.get(number, []), known[number], labels, source, bad) for number in paths]
+    bad.report(source, len(listed_images) + len(listed_objects), most)
+    _report_empty(sum(len(records.get(number, [])) for number in paths) - (len(bad.found) - before), targets, source)
+    return Annotated(list(paths.values()), targets, categories)
+
+
+def _present(known: dict[int, _Image], folder: Path, source: str, bad: _Bad) -> dict[int, str]:
+    """{image id: its path} of those whose file is there."""
+    paths = {number: os.path.join(folder, image.name) for number, image in known.items()}
+    missing = {number for number, path in paths.items() if not os.path.isfile(path)}
+    if not bad.skip:
+        check_present([known[number].name for number in missing], len(paths), folder, f"images of {os.path.basename(source)}")
+    bad.found += [f"{source}: {known[number]}: no such file in {folder}" for number in missing]
+    return {number: path for number, path in paths.items() if number not in missing}
 
 
 def _load(source: str) -> dict[str, Any]:
@@ -82,10 +122,10 @@ def _records(document: dict[str, Any], key: str, source: str) -> list[dict[str, 
         raise DataError(f"{source}: not in COCO's format: no {key!r}; it needs 'images', 'annotations' and 'categories'")
     records = document[key]
     if not isinstance(records, list):
-        raise DataError(f"{source}: {key!r} is {show(records)}, where a list is needed")
+        raise DataError(f"{source}: {key!r} is {shown(records)}, where a list is needed")
     for index, record in enumerate(records):
         if not isinstance(record, dict):
-            raise DataError(f"{source}: {key}[{index}] is {show(record)}, where a mapping is needed")
+            raise DataError(f"{source}: {key}[{index}] is {shown(record)}, where a mapping is needed")
     if not records:
         raise DataError(f"{source}: {key!r} is empty; name a file that has some")
     return records
@@ -96,14 +136,14 @@ def _integer(record: dict[str, Any], key: str, where: str, default: Any = None) 
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
-        raise DataError(f"{where}: {key!r} is {show(value)}, where a whole number is needed")
+        raise DataError(f"{where}: {key!r} is {shown(value)}, where a whole number is needed")
     return value
 
 
 def _text(record: dict[str, Any], key: str, where: str) -> str:
     value = record.get(key)
     if not isinstance(value, str) or not value:
-        raise DataError(f"{where}: {key!r} is {show(value)}, where a text is needed")
+        raise DataError(f"{where}: {key!r} is {shown(value)}, where a text is needed")
     return value
 
 
@@ -120,55 +160,69 @@ def _categories(records: list[dict[str, Any]], source: str) -> tuple[dict[int, i
     return {number: label for label, number in enumerate(order, 1)}, tuple(names[number] for number in order)
 
 
-def _images(records: list[dict[str, Any]], source: str) -> dict[int, _Image]:
+def _images(records: list[dict[str, Any]], source: str, bad: _Bad) -> dict[int, _Image]:
     images: dict[int, _Image] = {}
     for index, record in enumerate(records):
-        number = _integer(record, "id", f"{source}: images[{index}]")
-        where = f"{source}: image {number}"
-        if number in images:
-            raise DataError(f"{source}: two images have the id {number}; renumber one")
-        name = _text(record, "file_name", where)
-        if leaves(name):
-            raise DataError(f"{where}: file name {show(name)} leads out of the folder; use names relative to it")
-        width, height = _integer(record, "width", where), _integer(record, "height", where)
-        if width < 1 or height < 1 or width * height > MAX_PIXELS:
-            raise DataError(f"{where}: {width}x{height} pixels; it needs 1 to {MAX_PIXELS:,}")
-        images[number] = _Image(number, name, (width, height))
+        image = bad.checked(_image, record, index, images, source)
+        if image is not None:
+            images[image.id] = image
     return images
 
 
-def _by_image(records: list[dict[str, Any]], images: dict[int, _Image], labels: dict[int, int], source: str) -> dict[int, list[dict]]:
+def _image(record: dict[str, Any], index: int, images: dict[int, _Image], source: str) -> _Image:
+    number = _integer(record, "id", f"{source}: images[{index}]")
+    where = f"{source}: image {number}"
+    if number in images:
+        raise DataError(f"{source}: two images have the id {number}; renumber one")
+    name = _text(record, "file_name", where)
+    if leaves(name):
+        raise DataError(f"{where}: file name {shown(name)} leads out of the folder; use names relative to it")
+    width, height = _integer(record, "width", where), _integer(record, "height", where)
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        raise DataError(f"{where}: {width}x{height} pixels; it needs 1 to {MAX_PIXELS:,}")
+    return _Image(number, name, (width, height))
+
+
+def _by_image(
+    records: list[dict[str, Any]], images: dict[int, _Image], labels: dict[int, int], source: str, bad: _Bad
+) -> dict[int, list[dict]]:
     """{image id: its annotations}, with ids, categories and crowd flags checked."""
     seen: set[int] = set()
     unknown: list[int] = []
     result: dict[int, list[dict]] = {}
     for index, record in enumerate(records):
-        number = _integer(record, "id", f"{source}: annotations[{index}]")
-        where = f"{source}: annotation {number}"
-        if number in seen:
-            raise DataError(f"{source}: two annotations have the id {number}; renumber one")
-        seen.add(number)
-        category = _integer(record, "category_id", where)
-        if category not in labels:
-            raise DataError(f"{where}: category {category} is not in 'categories'; add it or correct the annotation")
-        if record.get("iscrowd", 0) not in (0, 1):
-            raise DataError(f"{where}: 'iscrowd' is {show(record['iscrowd'])}, where 0 or 1 is needed")
-        image = _integer(record, "image_id", where)
-        if image not in images:
-            unknown.append(number)
-        result.setdefault(image, []).append(record)
-    if unknown:
-        names = ", ".join(map(str, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
+        image = bad.checked(_image_of, record, index, seen, labels, source)
+        if image is not None and image not in images:
+            unknown.append(int(record["id"]))
+        elif image is not None:
+            result.setdefault(image, []).append(record)
+    if unknown and not bad.skip:
         raise DataError(
-            f"{source}: {len(unknown)} annotations are of images that 'images' lacks (ids {names}); add the images or remove them"
+            f"{source}: {len(unknown)} annotations are of images that 'images' lacks (ids {listed(unknown)}); add the images or remove them"
         )
+    bad.found += [f"{source}: annotation {number}: of an image that 'images' lacks" for number in unknown]
     return result
 
 
-def _boxes(records: list[dict[str, Any]], image: _Image, labels: dict[int, int], source: str) -> Boxes:
-    found = [(_box(record, image, source), labels[int(record["category_id"])], record.get("iscrowd", 0)) for record in records]
+def _image_of(record: dict[str, Any], index: int, seen: set[int], labels: dict[int, int], source: str) -> int:
+    """The id of an annotation's image."""
+    number = _integer(record, "id", f"{source}: annotations[{index}]")
+    where = f"{source}: annotation {number}"
+    if number in seen:
+        raise DataError(f"{source}: two annotations have the id {number}; renumber one")
+    seen.add(number)
+    category = _integer(record, "category_id", where)
+    if category not in labels:
+        raise DataError(f"{where}: category {category} is not in 'categories'; add it or correct the annotation")
+    if record.get("iscrowd", 0) not in (0, 1):
+        raise DataError(f"{where}: 'iscrowd' is {shown(record['iscrowd'])}, where 0 or 1 is needed")
+    return _integer(record, "image_id", where)
+
+
+def _boxes(records: list[dict[str, Any]], image: _Image, labels: dict[int, int], source: str, bad: _Bad) -> Boxes:
+    read = [(bad.checked(_box, record, image, source), labels[int(record["category_id"])], record.get("iscrowd", 0)) for record in records]
     # COCO's own files have boxes of no area; such an object cannot be found
-    found = [(box, label, crowd) for box, label, crowd in found if box[2] > box[0] and box[3] > box[1]]
+    found = [(box, label, crowd) for box, label, crowd in read if box is not None and box[2] > box[0] and box[3] > box[1]]
     boxes = np.array([box for box, _, _ in found], np.float32).reshape(-1, 4)
     return Boxes(
         image.id,
@@ -184,12 +238,12 @@ def _box(record: dict[str, Any], image: _Image, source: str) -> np.ndarray:
     where = f"{source}: annotation {record['id']} of {image}"
     box = record.get("bbox")
     if not (isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)):
-        raise DataError(f"{where}: 'bbox' is {show(box)}, where [x, y, width, height] in pixels is needed")
+        raise DataError(f"{where}: 'bbox' is {shown(box)}, where [x, y, width, height] in pixels is needed")
     x, y, width, height = box
     if width < 0 or height < 0:
-        raise DataError(f"{where}: bbox {show(box)} has a negative size; it is [x, y, width, height]")
+        raise DataError(f"{where}: bbox {shown(box)} has a negative size; it is [x, y, width, height]")
     if x < -SLACK or y < -SLACK or x + width > image.size[0] + SLACK or y + height > image.size[1] + SLACK:
-        raise DataError(f"{where}: bbox {show(box)} is outside the image; correct or remove it ([x, y, width, height])")
+        raise DataError(f"{where}: bbox {shown(box)} is outside the image; correct or remove it ([x, y, width, height])")
     corners = np.array([x, y, x + width, y + height], np.float32)
     return corners.clip(0, np.array([*image.size, *image.size], np.float32))
 
@@ -198,86 +252,19 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value if abs(value) < 1e18 else math.inf)
 
 
-def _mask(records: list[dict[str, Any]], image: _Image, labels: dict[int, int], source: str) -> CocoMask:
-    values = [IGNORED if record.get("iscrowd", 0) else labels[int(record["category_id"])] for record in records]
-    shapes = tuple(_shape(record, image, source) for record in records)
-    return CocoMask(source, image.id, image.size, np.array(values, np.uint8), shapes)
+def _mask(records: list[dict[str, Any]], image: _Image, labels: dict[int, int], source: str, bad: _Bad) -> CocoMask:
+    values: list[int] = []
+    shapes: list[Any] = []
+    for record in records:
+        shape = bad.checked(read_shape, record.get("segmentation"), image.size, f"{source}: annotation {record['id']} of {image}")
+        if shape is not None:
+            shapes.append(shape)
+            values.append(IGNORED if record.get("iscrowd", 0) else labels[int(record["category_id"])])
+    return CocoMask(source, image.id, image.size, np.array(values, np.uint8), tuple(shapes))
 
 
-def _shape(record: dict[str, Any], image: _Image, source: str) -> bytes | tuple[np.ndarray, ...]:
-    where = f"{source}: annotation {record['id']} of {image}"
-    shape = record.get("segmentation")
-    if isinstance(shape, list) and shape:
-        return tuple(_polygon(polygon, image, where) for polygon in shape)
-    if isinstance(shape, dict):
-        return _runs(shape, image, where)
-    raise DataError(f"{where}: 'segmentation' is {show(shape)}, where polygons or run lengths are needed")
-
-
-def _polygon(polygon: Any, image: _Image, where: str) -> np.ndarray:
-    values = _array(polygon, _FLOATS)
-    if values is None or len(values) < 6 or len(values) % 2:
-        raise DataError(f"{where}: {show(polygon)} is no polygon, which is [x0, y0, x1, y1, x2, y2, ...]")
-    values = values.astype(np.float64)  # not less: pycocotools rounds to fifths of a pixel
-    x, y = values[::2], values[1::2]
-    width, height = image.size
-    # written so that NaN fails
-    if not (x.min() >= -SLACK and y.min() >= -SLACK and x.max() <= width + SLACK and y.max() <= height + SLACK):
-        raise DataError(f"{where}: polygon {show(polygon)} is outside the image; correct or remove it")
-    return values
-
-
-def _runs(shape: dict[str, Any], image: _Image, where: str) -> bytes:
-    """Run lengths, compressed: COCO's text of them, as bytes."""
-    height_width = [image.size[1], image.size[0]]
-    if shape.get("size") != height_width:
-        raise DataError(
-            f"{where}: run lengths of size {show(shape.get('size'))}, where the image's {height_width} (height, width) is needed"
-        )
-    counts = shape.get("counts")
-    runs = _decompress(counts) if isinstance(counts, str) else _array(counts, _INTS)
-    total = image.size[0] * image.size[1]
-    if runs is None or runs.min() < 0 or runs.max() > total or runs.sum() != total:
-        raise DataError(f"{where}: run lengths {show(counts)} do not add up to the image's {total} pixels; write them again")
-    if isinstance(counts, str):
-        return counts.encode()
-    return bytes(pycocotools("mask").frPyObjects({"size": height_width, "counts": runs.tolist()}, *height_width)["counts"])
-
-
-def _array(values: Any, kinds: str) -> np.ndarray | None:
-    """A list of numbers as an array of one dimension, at least one long; None if it is anything else."""
-    if not isinstance(values, list) or not values:
-        return None
-    try:
-        array = np.asarray(values)
-    except (ValueError, OverflowError, RecursionError):
-        return None
-    return array if array.ndim == 1 and array.dtype.kind in kinds else None
-
-
-def _decompress(text: str) -> np.ndarray | None:
-    """The run lengths of COCO's text: 6 bits a character, of which one says that more follow; from the fourth run on, differences."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in text.encode("utf-8", "replace"):
-        bits = character - 48
-        if not 0 <= bits < 64 or shift > 30:
-            return None
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-        if not 0 <= runs[-1] <= MAX_PIXELS:
-            return None
-    return np.array(runs, np.int64) if runs and not shift else None
-
-
-def _report_empty(records: dict[int, list[dict]], targets: list[Any], source: str) -> None:
-    given, kept = sum(map(len, records.values())), sum(len(target.labels) for target in targets)
+def _report_empty(given: int, targets: list[Any], source: str) -> None:
+    kept = sum(len(target.labels) for target in targets)
     if not kept:
         raise DataError(f"{source}: no box has any area; correct the annotations ([x, y, width, height])")
     if kept < given:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +29,7 @@ class Source:
     images: Any
     labels: Sequence[Any]
     kind: str = "classes"  # classes | boxes | masks
+    new_labels: tuple[int, ...] = ()  # of boxes and masks: what each number stands for here; (): itself
 
     @property
     def in_memory(self) -> bool:
@@ -37,7 +38,19 @@ class Source:
 
     def item(self, index: int) -> tuple[Any, Any]:
         """One image, as `open_image` takes it, and its label."""
-        return self.images[index], self.labels[index]
+        return self.images[index], self._renewed(self.labels[index])
+
+    def peek(self, index: int) -> tuple[Any, Any]:
+        """As `item`, to look at it before the run."""
+        return self.item(index)
+
+    def _renewed(self, label: Any) -> Any:
+        return label.relabelled(self.new_labels) if self.new_labels else label
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the images are float tensors that are prepared already (of a Dataset of one's own)."""
+        return False
 
     def name(self, index: int) -> str:
         """What to call an image in messages."""
@@ -60,15 +73,19 @@ class Split:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def halves(self, second: float, seed: int) -> tuple[Split, Split]:
+    def halves(self, second: float, seed: int, key: str = "") -> tuple[Split, Split]:
         """Two disjoint random splits; the second gets the share `second` of every class (at least one image in all).
 
-        The search trains the weights on the first and alpha on the other. Raises DataError if a part would be empty.
+        The search trains the weights on the first and alpha on the other. Raises DataError, which names
+        the `key` of that share, if a part would be empty.
         """
         taken = set(_stratified(self, second, seed))
         parts = tuple(i for i in self.indices if i not in taken), tuple(i for i in self.indices if i in taken)
         if not parts[0] or not parts[1]:
-            raise DataError(f"{len(self)} training images are too few to split off a share of {second:g}; add images to the train split")
+            named = f" ({key})" if key else ""
+            raise DataError(
+                f"{len(self)} training images are too few to split off a share of {second:g}{named}; add images to the train split"
+            )
         return Split(self.source, parts[0]), Split(self.source, parts[1])
 
     def head(self, count: int) -> Split:
@@ -96,6 +113,22 @@ class Data:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    def relabelled(self, classes: Sequence[str]) -> Data:
+        """The same images with the classes in another order. Raises DataError unless the names are the same."""
+        classes = tuple(classes)
+        if sorted(classes) != sorted(self.classes):
+            raise DataError(f"{len(self.classes)} classes cannot be put in the order of {len(classes)} others; give the same names")
+        new = tuple(classes.index(name) for name in self.classes)
+
+        def renewed(split: Split) -> Split:
+            source = split.source
+            if source.kind == "classes":
+                return Split(replace(source, labels=[new[int(label)] for label in source.labels]), split.indices)
+            table = new if source.kind == "masks" else (0, *(label + 1 for label in new))  # boxes count from 1
+            return Split(replace(source, new_labels=table), split.indices)
+
+        return Data(renewed(self.train), renewed(self.val), None if self.test is None else renewed(self.test), classes)
 
 
 def _stratified(split: Split, share: float, seed: int) -> list[int]:

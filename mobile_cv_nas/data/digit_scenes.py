@@ -39,10 +39,7 @@ def digit_scenes(root: str = "") -> Path:
 
     Raises DataError if it cannot be written, or `root` holds something else.
     """
-    if root:
-        folder = Path(os.path.expanduser(root))
-    else:
-        folder = cache_folder() / "digit_scenes_v1"
+    folder = Path(os.path.expanduser(root)) if root else cache_folder() / "digit_scenes_v1"
     if _complete(folder):
         return folder
     _LOG.info("writing digit_scenes to %s", folder)

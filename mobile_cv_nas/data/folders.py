@@ -45,9 +45,9 @@ def image_folder(options: DataOptions, root: Path) -> Data:
         return Data(train, others["val"], test, classes)
     share = options.val_fraction
     if test is None:
-        train, test = train.halves(options.test_fraction, options.split_seed)
+        train, test = train.halves(options.test_fraction, options.split_seed, "DATA.TEST_FRACTION")
         share /= 1 - options.test_fraction  # it is a share of the whole folder
-    train, val = train.halves(share, options.split_seed)
+    train, val = train.halves(share, options.split_seed, "DATA.VAL_FRACTION")
     return Data(train, val, test, classes)
 
 
@@ -91,6 +91,12 @@ def _folders(folder: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}") from None
     return sorted(name for name in names if not _is_skipped(name))
+
+
+def is_image(path: str | os.PathLike) -> bool:
+    """Whether a file is read as an image, by its name; hidden ones are not."""
+    name = os.path.basename(path)
+    return name.lower().endswith(endings()) and not name.startswith(".")
 
 
 def _is_skipped(name: str) -> bool:
@@ -177,6 +183,8 @@ class _Walk:
             if inside or real in self.seen:
                 self.links.append(path)
                 return False
+            self.seen[real] = path  # a second link beside it leads nowhere new
+            return True
         return real not in self.seen
 
     def report(self, folder: Path) -> None:

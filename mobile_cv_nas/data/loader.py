@@ -80,10 +80,8 @@ class _Reader(Dataset):
             place = (position + offset) % len(indices)
             index = indices[place]
             try:
-                if not self.train:
-                    return self._prepared(index)
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(derive_seed(self.seed, epoch, index))  # also for what a Dataset draws itself
+                with torch.random.fork_rng(devices=[]):  # a Dataset may draw itself, in validation too
+                    torch.manual_seed(derive_seed(self.seed, epoch if self.train else 0, index))
                     return self._prepared(index)
             except (BadImage, DataError) as error:  # the second of its annotations
                 bad.append((place, str(error)))

@@ -6,7 +6,7 @@ import importlib
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,10 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def relabelled(self, new: Sequence[int]) -> Boxes:
+        """The same with label `new[k]` for k."""
+        return replace(self, labels=np.asarray(new, np.int64)[self.labels])
+
     def without_crowd(self) -> Boxes:
         """What to train on."""
         if not self.crowd.any():
@@ -39,8 +43,31 @@ class Boxes:
         return Boxes(self.image_id, self.size, self.boxes[keep], self.labels[keep], self.crowd[keep])
 
 
+class Mask:
+    """What draws a mask."""
+
+    def mask(self, shape: tuple[int, int]) -> np.ndarray:
+        """The class of every pixel, uint8 (H, W), of an image of that shape (H, W): 0 background, 255 to ignore. Raises DataError."""
+        raise NotImplementedError(f"{type(self).__name__} draws no mask; it needs a method `mask`")
+
+    def relabelled(self, new: Sequence[int]) -> Mask:
+        """The same with class `new[k]` for k."""
+        return _Relabelled(self, tuple(new))
+
+
 @dataclass(frozen=True, eq=False)
-class CocoMask:
+class _Relabelled(Mask):
+    inner: Mask
+    new: tuple[int, ...]
+
+    def mask(self, shape: tuple[int, int]) -> np.ndarray:
+        table = np.full(256, IGNORED, np.uint8)
+        table[: len(self.new)] = self.new
+        return table[self.inner.mask(shape)]
+
+
+@dataclass(frozen=True, eq=False)
+class CocoMask(Mask):
     """The segmentations of one image. Each is bytes (compressed run lengths) or arrays of x0, y0, x1, y1, ... (polygons)."""
 
     source: str  # the file, for messages
@@ -77,14 +104,14 @@ class CocoMask:
 
 
 @dataclass(frozen=True)
-class VocMask:
+class VocMask(Mask):
     """The file of one mask: a PNG whose pixel values are class numbers."""
 
     path: str
     classes: int  # background not counted
 
-    def mask(self, shape: tuple[int, int]) -> np.ndarray:
-        """The class of every pixel, uint8 (H, W), of an image of that shape (H, W): 0 background, 255 to ignore.
+    def mask(self, shape: tuple[int, int] | None) -> np.ndarray:
+        """As `Mask.mask`; None for an image of whatever shape.
 
         Raises DataError, which names the file, if it cannot be read, has another size or unknown values.
         """
@@ -95,7 +122,7 @@ class VocMask:
             with open(self.path, "rb") as file, Image.open(file, formats=("PNG",)) as image:
                 if image.mode not in ("P", "L", "1"):
                     raise DataError(f"{self.path}: a mask of mode {image.mode}; save class numbers as a palette or grey PNG of 8 bits")
-                if image.size != (shape[1], shape[0]):
+                if shape is not None and image.size != (shape[1], shape[0]):
                     pixels = f"{image.size[0]}x{image.size[1]} pixels, its image {shape[1]}x{shape[0]}"
                     raise DataError(f"{self.path}: a mask of {pixels}; make them equal")
                 values = np.array(image, dtype=np.uint8)
@@ -114,7 +141,7 @@ class VocMask:
 
 
 @dataclass(frozen=True, eq=False)
-class ArrayMask:
+class ArrayMask(Mask):
     """A mask that is there already: class numbers, uint8 (H, W)."""
 
     values: np.ndarray
@@ -128,7 +155,7 @@ class ArrayMask:
         return self.values
 
 
-Target = Boxes | CocoMask | VocMask | ArrayMask
+Target = Boxes | Mask
 
 
 @dataclass(frozen=True)

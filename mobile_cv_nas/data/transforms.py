@@ -183,6 +183,11 @@ def affine_batch(images: Tensor, generator: torch.Generator) -> Tensor:
 # -- boxes and masks ----------------------------------------------------------------------------------
 
 
+def as_it_is(batch: list) -> list:
+    """A batch of what differs in size: a list."""
+    return batch
+
+
 def _joint_affine() -> Any:
     """As `_affine`: what comes in from outside is black and belongs to no class."""
     from torchvision import tv_tensors
@@ -197,7 +202,7 @@ class BoxTransform:
     `crop` is the random crop of SSD, which keeps enough of an object, and a flip. A float tensor is taken as in 0..1.
     """
 
-    collate: Callable[[list], Any] = staticmethod(list)
+    collate: Callable[[list], Any] = staticmethod(as_it_is)
 
     def __init__(self, options: DataOptions, train: bool):
         self.options, self.train = options, train

@@ -28,10 +28,20 @@ class DatasetSource(Source):
     def item(self, index: int) -> tuple[Any, Any]:
         image, label = _pair(self.images, index, self.name(index))
         if self.kind == "masks":
-            return image, ArrayMask(mask_values(label, self.name(index)), self.name(index))
+            return image, self._renewed(ArrayMask(mask_values(label, self.name(index)), self.name(index)))
         if self.kind == "boxes":
-            return image, _boxes(label, index, image_size(image), self.name(index))
+            return image, self._renewed(_boxes(label, index, image_size(image), self.name(index)))
         return image, self.labels[index]
+
+    def peek(self, index: int) -> tuple[Any, Any]:
+        """As `item`, without a trace in torch's generator, from which a Dataset may draw."""
+        with torch.random.fork_rng(devices=[]):
+            return self.item(index)
+
+    @property
+    def normalised(self) -> bool:
+        image, _ = self.peek(0)
+        return isinstance(image, Tensor) and image.is_floating_point()
 
     def name(self, index: int) -> str:
         return f"item {index} of the {type(self.images).__name__}"
@@ -45,7 +55,8 @@ def kind_of(dataset: Any, name: str) -> str:
         raise DataError(f"{name}: has no items; give a Dataset that has some")
     where = f"{name}: item 0"
     try:
-        _, label = _pair(dataset, 0, where)
+        with torch.random.fork_rng(devices=[]):
+            _, label = _pair(dataset, 0, where)
     except BadImage as error:
         raise DataError(f"{where}: {error}") from None
     if isinstance(label, dict):
@@ -142,7 +153,8 @@ def _listed_labels(dataset: Any) -> Any:
 def _label(dataset: Any, index: int, name: str) -> int:
     where = f"{name}: item {index}"
     try:
-        _, label = _pair(dataset, index, where)
+        with torch.random.fork_rng(devices=[]):
+            _, label = _pair(dataset, index, where)
     except BadImage as error:
         raise DataError(f"{where}: {error}; mend the Dataset, or give it `targets`") from None
     if not _is_whole(label):
@@ -166,7 +178,7 @@ def _highest(source: DatasetSource) -> Iterator[int]:
 
     def read(index: int) -> int:
         try:
-            target = source.item(index)[1]
+            target = source.peek(index)[1]
         except BadImage as error:
             raise DataError(f"{source.name(index)}: {error}; mend the Dataset, or give `classes`") from None
         values = target.labels if isinstance(target, Boxes) else target.values[target.values != IGNORED]

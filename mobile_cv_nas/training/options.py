@@ -29,7 +29,6 @@ class TrainOptions:
     weight_decay: float = 5e-4  # of convolution and linear weights; norms and biases have none
     warmup_epochs: float = 0.0  # linear rise of the learning rate from 0; may be a fraction
     label_smoothing: float = 0.0  # share of the probability spread over all classes
-    class_weights: str = "none"  # none | balanced: of the loss, in inverse proportion to the images of each class
     ema_decay: float = 0.0  # of the moving average of the weights, which is then the result; 0 = off
     clip_grad: float = 0.0  # largest gradient norm; 0 = off
     on_nan: str = "stop"  # stop | skip: what to do with a step whose loss or gradient is not finite

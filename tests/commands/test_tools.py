@@ -4,7 +4,7 @@ import pytest
 from helpers import image_folder, quick_cfg, run_tool, tiny_arch
 
 from mobile_cv_nas.cli import main
-from mobile_cv_nas.config.keys import ConfigError
+from mobile_cv_nas.config import ConfigError
 from mobile_cv_nas.training.trainer import train
 
 

@@ -1,4 +1,3 @@
-import re
 from pathlib import Path
 
 import pytest
@@ -8,10 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yacs.config import CfgNode
 
+from mobile_cv_nas.config import ConfigError, dump_config, flatten, get_cfg, load_config, validate
 from mobile_cv_nas.config.files import merge_file
-from mobile_cv_nas.config.keys import ConfigError, dump_config, flatten, get_cfg, load_config, validate
-
-SOURCES = [p for p in [*ROOT.glob("mobile_cv_nas/**/*.py"), *ROOT.glob("tools/*.py")] if "config" not in p.parts]
 
 
 def write(path: Path, text: str) -> Path:
@@ -26,16 +23,6 @@ def test_defaults_are_valid_and_each_caller_has_its_own():
     cfg.SEED = 3
     assert get_cfg().SEED == 0
     assert get_cfg().DATA.MEAN[0] != 7.0
-
-
-def test_every_key_has_a_comment_and_is_used():
-    lines = (ROOT / "mobile_cv_nas" / "config" / "keys.py").read_text(encoding="utf-8").splitlines()
-    code = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
-    for key, _ in flatten(get_cfg()):
-        (line,) = [line for line in lines if line.startswith(f"_C.{key} = ")]
-        assert "  # " in line, key
-        if key != "VERSION":  # used by the merging itself
-            assert re.search(rf"\b{key.rsplit('.')[-1]}\b", code), f"{key} is read by nothing"
 
 
 def test_file_base_and_options_in_this_order(tmp_path):
@@ -72,8 +59,8 @@ def test_shipped_configs_are_valid(path):
 
 
 BAD_OPTIONS = {
-    ("TRAIN.LRR", "1"): "TRAIN.LRR: no such key; the nearest is TRAIN.LR",
-    ("train.lr", "1"): "the nearest is TRAIN.LR",
+    ("TRAIN.LRR", "1"): "TRAIN.LRR: no such key, did you mean TRAIN.LR?",
+    ("train.lr", "1"): "did you mean TRAIN.LR?",
     ("TRAIN.LR.X", "1"): "no such key",
     ("TRAIN", "1"): "a section",
     ("TRAIN.LR", "fast"): "TRAIN.LR: 'fast' is not a number",
@@ -89,12 +76,12 @@ BAD_OPTIONS = {
     ("DATA.DATASET", "digit"): "one of digits",
     ("DATA.MEAN", "0.5"): "not a list",
     ("DATA.MEAN", "[a, 0, 0]"): "not a number",
-    ("DATA.MEAN", "[0.5, 0.5]"): "three numbers",
+    ("DATA.MEAN", "[0.5, 0.5]"): "DATA.STD: 3 values, and DATA.MEAN has 2; give one for each channel",
     ("DATA.STD", "[0, 1, 1]"): "above 0",
     ("RUNTIME.COMPILE", "1"): "true or false",
     ("DATA.AUGMENT", "crop"): "not for DATA.DATASET digits",
-    ("DATA.ROOT", "x"): "not for DATA.DATASET digits",
-    ("DATA.CLASS_FRACTION", "0.5"): "all its classes",
+    ("DATA.ROOT", "x"): "does nothing with DATA.DATASET digits",
+    ("DATA.CLASS_FRACTION", "0.5"): "does nothing with DATA.DATASET digits: use imagefolder or imagenet",
     ("TRAIN.WARMUP_EPOCHS", "1000"): "more than TRAIN.EPOCHS",
     ("SEARCH.TEMPERATURE.END", "6"): "tau falls",
     ("OUTPUT_DIR", ""): "OUTPUT_DIR: empty",
@@ -113,8 +100,8 @@ def test_bad_options_are_one_clear_line(option):
 
 
 BAD_FILES = {
-    "TRAIN: {LRR: 1}": "TRAIN.LRR: no such key; the nearest is TRAIN.LR",
-    "TRAINING: {LR: 1}": "TRAINING: no such key; the nearest is TRAIN",
+    "TRAIN: {LRR: 1}": "TRAIN.LRR: no such key, did you mean TRAIN.LR?",
+    "TRAINING: {LR: 1}": "TRAINING: no such key, did you mean TRAIN",
     "TRAIN: 3": "TRAIN: a section of keys, not 3",
     "TRAIN: {LR: -1}": "TRAIN.LR: -1.0 is not above 0",
     "TRAIN: {LR: 1}\nTRAIN.LR: 2": "TRAIN.LR: given twice",

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from mobile_cv_nas.data import DataError, coco
+from mobile_cv_nas.data import DataError, coco_shapes
 from mobile_cv_nas.data.coco import read_coco
 from mobile_cv_nas.data.voc import VOC_CLASSES, read_voc
 
@@ -112,7 +112,7 @@ def test_our_reading_of_compressed_runs_is_that_of_pycocotools():
     rng = np.random.default_rng(1)
     for share in (0.0, 0.02, 0.5, 0.999, 1.0):
         mask = np.asfortranarray(rng.random((57, 643)) < share, np.uint8)
-        runs = coco._decompress(mask_api.encode(mask)["counts"].decode())
+        runs = coco_shapes.decompress(mask_api.encode(mask)["counts"].decode())
         values = np.repeat(np.arange(len(runs)) % 2, runs)
         assert np.array_equal(values.reshape(643, 57).T, mask)
 
@@ -223,7 +223,7 @@ def test_files_that_cannot_be_read(folder, monkeypatch):
     content = document()
     content["images"] += [{"id": 100 + i, "file_name": f"{i}.png", "width": 2, "height": 2} for i in range(5)]
     refused(folder, content, r"5 of 8 images of instances.json are missing \(0.png, 1.png, 2.png, ...\)")
-    monkeypatch.setattr(coco, "MAX_JSON_BYTES", 100)
+    monkeypatch.setattr("mobile_cv_nas.data.coco.MAX_JSON_BYTES", 100)
     refused(folder, document(), "larger than the limit of 100 bytes")
 
 

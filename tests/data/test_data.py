@@ -15,7 +15,7 @@ from PIL import Image
 
 from mobile_cv_nas.commands.options import data_from as build_data
 from mobile_cv_nas.commands.options import loader_from as build_loader
-from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data import DataError, Split
 from mobile_cv_nas.data.data_set import Source
 from mobile_cv_nas.data.images import BadImage, middle, open_image

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mobile_cv_nas.commands.options import data_from as build_data
 from mobile_cv_nas.commands.options import data_options
-from mobile_cv_nas.config.keys import ConfigError, load_config
+from mobile_cv_nas.config import ConfigError, load_config
 from mobile_cv_nas.data import DataError
 from mobile_cv_nas.data.transforms import BoxTransform, MaskTransform
 from mobile_cv_nas.engine.runtime import start_runtime
@@ -60,21 +60,21 @@ REFUSED = [
     ("", {}, "HEAD.NAME: empty; DATA.DATASET digit_scenes needs one of faster_rcnn"),
     ("ssdlite", {"DATA__DATASET": "digits"}, "DATA.DATASET: digits has classes only; HEAD.NAME ssdlite needs one of coco"),
     ("ssdlite", {"DATA__DATASET": "voc"}, "DATA.DATASET: voc is read for segmentation"),
-    ("lraspp", {"HEAD__STRIDES": [8]}, "HEAD.STRIDES: [8] is for a detector"),
-    ("ssdlite", {"HEAD__LOW_STRIDE": 4}, "HEAD.LOW_STRIDE: 4 is for lraspp"),
-    ("deeplabv3", {"HEAD__LOW_STRIDE": 4}, "HEAD.LOW_STRIDE: 4 is for lraspp"),
-    ("faster_rcnn", {"HEAD__OUTPUT_STRIDE": 8}, "HEAD.OUTPUT_STRIDE: 8 is for a segmenter"),
-    ("ssdlite", {"HEAD__ANCHOR_SCALE": 2}, "HEAD.ANCHOR_SCALE: 2.0 is for faster_rcnn and retinanet"),
-    ("lraspp", {"HEAD__ANCHOR_SCALE": 2}, "HEAD.ANCHOR_SCALE: 2.0 is for faster_rcnn and retinanet"),
-    ("retinanet", {"HEAD__MIN_RATIO": 0.2}, "HEAD.MIN_RATIO: 0.2 is for ssdlite"),
-    ("", {"DATA__DATASET": "digits", "HEAD__CHANNELS": 8}, "HEAD.CHANNELS: 8 is for a head"),
-    ("", {"DATA__DATASET": "digits", "HEAD__FROZEN_STAGES": 1}, "HEAD.FROZEN_STAGES: 1 is for a head"),
-    ("", {"DATA__DATASET": "digits", "HEAD__FROZEN_NORM": "true"}, "HEAD.FROZEN_NORM: True is for a head"),
-    ("", {"DATA__DATASET": "digits", "HEAD__OUTPUT_STRIDE": 8}, "HEAD.OUTPUT_STRIDE: 8 is for a segmenter"),
-    ("lraspp", {"DATA__MIXUP": 0.2}, "DATA.MIXUP: 0.2 is for a classifier"),
-    ("lraspp", {"DATA__ERASE": 0.2}, "DATA.ERASE: 0.2 is for a classifier"),
-    ("lraspp", {"DATA__CLASS_FRACTION": 0.2}, "DATA.CLASS_FRACTION: 0.2 is for a classifier"),
-    ("ssdlite", {"TRAIN__LABEL_SMOOTHING": 0.1}, "TRAIN.LABEL_SMOOTHING: 0.1 is for a classifier or segmenter"),
+    ("lraspp", {"HEAD__STRIDES": [8]}, "HEAD.STRIDES: [8] does nothing with "),
+    ("ssdlite", {"HEAD__LOW_STRIDE": 4}, "HEAD.LOW_STRIDE: 4 does nothing with "),
+    ("deeplabv3", {"HEAD__LOW_STRIDE": 4}, "HEAD.LOW_STRIDE: 4 does nothing with "),
+    ("faster_rcnn", {"HEAD__OUTPUT_STRIDE": 8}, "HEAD.OUTPUT_STRIDE: 8 does nothing with "),
+    ("ssdlite", {"HEAD__ANCHOR_SCALE": 2}, "HEAD.ANCHOR_SCALE: 2.0 does nothing with "),
+    ("lraspp", {"HEAD__ANCHOR_SCALE": 2}, "HEAD.ANCHOR_SCALE: 2.0 does nothing with "),
+    ("retinanet", {"HEAD__MIN_RATIO": 0.2}, "HEAD.MIN_RATIO: 0.2 does nothing with "),
+    ("", {"DATA__DATASET": "digits", "HEAD__CHANNELS": 8}, "HEAD.CHANNELS: 8 does nothing with "),
+    ("", {"DATA__DATASET": "digits", "HEAD__FROZEN_STAGES": 1}, "HEAD.FROZEN_STAGES: 1 does nothing with "),
+    ("", {"DATA__DATASET": "digits", "HEAD__FROZEN_NORM": "true"}, "HEAD.FROZEN_NORM: True does nothing with "),
+    ("", {"DATA__DATASET": "digits", "HEAD__OUTPUT_STRIDE": 8}, "HEAD.OUTPUT_STRIDE: 8 does nothing with "),
+    ("lraspp", {"DATA__MIXUP": 0.2}, "DATA.MIXUP: 0.2 does nothing with "),
+    ("lraspp", {"DATA__ERASE": 0.2}, "DATA.ERASE: 0.2 does nothing with "),
+    ("lraspp", {"DATA__CLASS_FRACTION": 0.2}, "DATA.CLASS_FRACTION: 0.2 does nothing with "),
+    ("ssdlite", {"TRAIN__LABEL_SMOOTHING": 0.1}, "TRAIN.LABEL_SMOOTHING: 0.1 does nothing with "),
     ("lraspp", {"DATA__AUGMENT": "randaugment"}, "DATA.AUGMENT: randaugment would move an image without its boxes or mask"),
     ("ssd", {}, "HEAD.NAME: 'ssd' does not exist"),
     ("ssdlite", {"HEAD__INPUT_SIZE": 16}, "HEAD.INPUT_SIZE: 16 is not 32 or more"),

@@ -12,7 +12,7 @@ from helpers import image_folder, quick_cfg, read_metrics
 
 from mobile_cv_nas.commands.options import data_from as build_data
 from mobile_cv_nas.commands.options import loader_from as build_loader
-from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data import DataError
 from mobile_cv_nas.engine.runtime import CHECKPOINTS, MetricsLog, count_skipped, open_run, start_runtime
 from mobile_cv_nas.errors import FileError

@@ -11,7 +11,7 @@ import torch
 import mobile_cv_nas as nas
 from mobile_cv_nas.commands.options import data_from as build_data
 from mobile_cv_nas.commands.options import loader_from as build_loader
-from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.weights.file import load_network
 
 ROOT = Path(__file__).parents[2]

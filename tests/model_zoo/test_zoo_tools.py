@@ -12,7 +12,7 @@ import torch
 from released_facts import filled
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.model_zoo.card import all_cards
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ from helpers import image_folder, read_metrics
 from PIL import Image
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.config.keys import DETECTORS, SEGMENTERS, load_config
+from mobile_cv_nas.config import load_config
+from mobile_cv_nas.config.keys import DETECTORS, SEGMENTERS
 from mobile_cv_nas.data.voc import VOC_CLASSES
 from mobile_cv_nas.search import search_and_train
 from mobile_cv_nas.tasks.dense import load_head

@@ -11,7 +11,7 @@ from helpers import StopAfter, data_of_cfg, read_metrics
 from searches import build_searcher, loop_of, outcome, same, search_and_train, search_of, tiny_cfg
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.engine.checkpoint import load_latest
 from mobile_cv_nas.engine.loop import NotFinite
 from mobile_cv_nas.engine.stop import StopRequest

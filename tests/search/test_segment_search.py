@@ -7,7 +7,7 @@ import torch
 from helpers import StopAfter, read_metrics
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.config.keys import ConfigError, load_config
+from mobile_cv_nas.config import ConfigError, load_config
 from mobile_cv_nas.data.digit_scenes import write_digit_scenes
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.nn.heads import LRASPP

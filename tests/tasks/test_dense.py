@@ -14,7 +14,7 @@ import mobile_cv_nas as nas
 from mobile_cv_nas.commands.options import data_from as build_data
 from mobile_cv_nas.commands.options import data_options
 from mobile_cv_nas.commands.options import loader_from as build_loader
-from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data.transforms import MaskTransform
 from mobile_cv_nas.engine.runtime import start_runtime
 from mobile_cv_nas.engine.step import Stepper

@@ -13,7 +13,7 @@ import torch
 from helpers import StopAfter, digests, quick_cfg, read_metrics, start_torchrun, start_training, tiny_arch
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.config.keys import ConfigError, load_config
+from mobile_cv_nas.config import ConfigError, load_config
 from mobile_cv_nas.data import DataError
 from mobile_cv_nas.engine.checkpoint import CheckpointError, load_latest
 from mobile_cv_nas.engine.runtime import NotFinite, start_runtime

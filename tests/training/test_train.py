@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.commands.options import data_from as build_data
-from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.engine.runtime import start_runtime
 from mobile_cv_nas.engine.step import Stepper
 from mobile_cv_nas.tasks.task import CrossEntropy

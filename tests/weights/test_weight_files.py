@@ -8,7 +8,7 @@ from helpers import flip_a_bit, tiny_arch
 from safetensors.torch import save_file
 
 from mobile_cv_nas import ArchDef, build_model
-from mobile_cv_nas.config.keys import load_config
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.errors import FileError
 from mobile_cv_nas.weights.file import WeightsError, fit_weights, load_network, load_weights, save_weights
 

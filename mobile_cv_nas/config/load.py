@@ -1,0 +1,53 @@
+"""From files and command lines to a config that has been checked, and back to a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from yacs.config import CfgNode
+
+from ..files import dump_yaml
+from .files import COMMAND_LINE, ConfigError, flatten, merge_file, merge_options
+from .keys import get_cfg
+from .validate import PURPOSES, disabled, validate
+
+
+def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = (), purpose: str = "") -> CfgNode:
+    """Defaults, then the file (its `_BASE_` first), then `[KEY, VALUE, ...]` or `[KEY=VALUE, ...]`; validated, not frozen.
+
+    `purpose` is what the config is for: search | train | test, or "" if that is not known. A key that another one, or the
+    purpose, disables is an error if the file sets it to other than its default, or the command line at all. Where only the
+    base of the file set it, it goes back to its default: nothing reads it.
+
+    Raises ConfigError, which names file, key and remedy.
+    """
+    assert purpose in PURPOSES, purpose
+    cfg, defaults = get_cfg(), get_cfg()
+    sources: dict[str, str] = {}  # where each value was set
+    if path is not None:
+        merge_file(cfg, defaults, path, sources)
+    merge_options(cfg, defaults, opts, sources)
+    try:
+        validate(cfg, purpose, sources, None if path is None else str(path))
+    except ConfigError as error:
+        source = sources.get(str(error).split(":")[0])
+        raise ConfigError(f"{source}: {error}" if source else str(error)) from None
+    known = dict(flatten(defaults))
+    for key, source in sources.items():
+        if source not in (COMMAND_LINE, str(path)) and disabled(cfg, key, purpose):
+            *sections, name = key.split(".")
+            node = cfg
+            for section in sections:
+                node = node[section]
+            node[name] = known[key]
+    return cfg
+
+
+def dump_config(cfg: CfgNode) -> str:
+    """The complete config as YAML text that `load_config` reads back as an equal one."""
+
+    def plain(node: CfgNode) -> dict:
+        return {name: plain(value) if isinstance(value, CfgNode) else value for name, value in node.items()}
+
+    return dump_yaml(plain(cfg))
