@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mobile_cv_nas.search.monitor import Monitor
 
 from mobile_cv_nas.arch import SearchSpace
 from mobile_cv_nas.commands.options import data_from as build_data
@@ -24,7 +25,6 @@ from mobile_cv_nas.config import load_config
 from mobile_cv_nas.engine.checkpoint import StopRequest, save_checkpoint
 from mobile_cv_nas.engine.runtime import MetricsLog, start_runtime
 from mobile_cv_nas.search import Searcher
-from mobile_cv_nas.search.monitor import Monitor
 
 LIMIT, WINDOW = 0.02, 25
 CONFIG = Path(__file__).parents[1] / "configs" / "search" / "digits.yaml"

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from .arch import ArchDef, ArchError, BlockDef, SearchSpace
 from .networks.build import Network, build_model, build_supernet
 from .networks.counting import count
-from .networks.supernet import Supernet, inherit_weights
+from .networks.inherit import inherit_weights
+from .networks.recalibrate import recalibrate_batchnorm
+from .networks.supernet import Supernet
 from .nn.blocks import BLOCKS
 from .nn.choice import Choice
 from .nn.shapes import Cost, subsample
@@ -18,9 +20,15 @@ if TYPE_CHECKING:  # what _LAZY names, for type checkers and editors; a test com
     from .model_zoo import get_arch as get_arch
     from .model_zoo import get_card as get_card
     from .model_zoo import list_models as list_models
-    from .tasks.dense import load_head as load_head
+    from .search.run import SearchResult as SearchResult
+    from .search.run import search as search
     from .tasks.detectors import build_detector as build_detector
-    from .tasks.detectors import build_segmenter as build_segmenter
+    from .tasks.model import Model as Model
+    from .tasks.model import load as load
+    from .tasks.prediction import Prediction as Prediction
+    from .tasks.segmenters import build_segmenter as build_segmenter
+    from .training.trainer import TrainResult as TrainResult
+    from .training.trainer import train as train
 
 __version__ = "0.1.0"
 
@@ -30,13 +38,19 @@ if not os.path.isdir(os.path.join(__path__[0], "model_zoo")):
 
 # Imported when first used, so that `import mobile_cv_nas` stays cheap: {name: module}.
 _LAZY = {
+    "Model": "tasks.model",
+    "Prediction": "tasks.prediction",
+    "SearchResult": "search.run",
+    "TrainResult": "training.trainer",
     "build_detector": "tasks.detectors",
-    "build_segmenter": "tasks.detectors",
+    "build_segmenter": "tasks.segmenters",
     "fbnet_builder": "model_zoo",
     "get_arch": "model_zoo",
     "get_card": "model_zoo",
     "list_models": "model_zoo",
-    "load_head": "tasks.dense",
+    "load": "tasks.model",
+    "search": "search.run",
+    "train": "training.trainer",
 }
 __all__ = [
     "BLOCKS",
@@ -52,6 +66,7 @@ __all__ = [
     "build_supernet",
     "count",
     "inherit_weights",
+    "recalibrate_batchnorm",
     "subsample",
 ]
 __all__ += list(_LAZY)

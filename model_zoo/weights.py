@@ -23,6 +23,7 @@ from torch import nn
 
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.networks.build import Network, build_model
+from mobile_cv_nas.weights.fetch import cache_folder
 from mobile_cv_nas.weights.file import MAX_BYTES, WeightsError
 from mobile_cv_nas.weights.file import load_weights as load_safetensors
 
@@ -52,12 +53,6 @@ def load_weights(network: Network, card: Card | None, path: str | os.PathLike | 
 
 
 # -- finding and fetching -----------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: `$MOBILE_CV_NAS_HOME`, else a folder in torch hub's."""
-    home = os.environ.get("MOBILE_CV_NAS_HOME")
-    return Path(home).expanduser() if home else Path(torch.hub.get_dir()) / "checkpoints" / "mobile_cv_nas"
 
 
 @contextlib.contextmanager

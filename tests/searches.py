@@ -69,7 +69,11 @@ def loop_of(searcher: Searcher, folder: Path) -> Loop:
 def search_and_train(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None) -> dict[str, Any]:
     """What tools/search_net.py does; the plain result."""
     result, _ = search_from(cfg, resume, stop)
-    return {**result.to_dict(), "seconds": result.seconds, "weights": str(result.folder / "child" / "model.safetensors")} if result.finished else result.to_dict()
+    return (
+        {**result.to_dict(), "seconds": result.seconds, "weights": str(result.folder / "child" / "model.safetensors")}
+        if result.finished
+        else result.to_dict()
+    )
 
 
 def outcome(folder: Path) -> tuple[list[bytes], dict[str, torch.Tensor]]:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mobile_cv_nas.cli import guarded
+from mobile_cv_nas.commands.zoo_table import heads_rows, markdown, render, table4_rows, zoo_rows
 from mobile_cv_nas.files import atomic_write
-from mobile_cv_nas.model_zoo.table import heads_rows, markdown, render, table4_rows, zoo_rows
 
 README = Path(__file__).resolve().parents[1] / "model_zoo" / "README.md"
 

@@ -105,5 +105,3 @@ def progress(paths: Sequence[Path]) -> Iterable[Path]:
     from tqdm import tqdm
 
     return tqdm(paths, desc="images", dynamic_ncols=True)
-
-

@@ -31,7 +31,9 @@ def run(cfg: CfgNode, args: Namespace) -> None:
 def search_from(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None) -> tuple[SearchResult, bool]:
     """The search that a configuration describes, and whether this process is the first."""
     if not cfg.SEARCH.SPACE:
-        raise ConfigError("SEARCH.SPACE: empty; name a search space file, such as configs/spaces/digits.yaml, or a shipped one, such as digits")
+        raise ConfigError(
+            "SEARCH.SPACE: empty; name a search space file, such as configs/spaces/digits.yaml, or a shipped one, such as digits"
+        )
     recipe = recipe_of(cfg)
     space, data = find_space(cfg.SEARCH.SPACE), build_data(recipe.data, task_class(recipe.head.name).labels)
     found = SearchRun(space, data, search_options(cfg), recipe, cfg.TRAIN.INIT == "inherit", source=cfg.SEARCH.SPACE)

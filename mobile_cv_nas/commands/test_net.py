@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from ..config.files import ConfigError
+from ..config import ConfigError
 from ..data.build import build_data, build_loader
 from ..data.data_set import Data
 from ..data.options import DataOptions

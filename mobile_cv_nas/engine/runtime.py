@@ -27,7 +27,9 @@ class RuntimeOptions:
     compile: bool = False  # torch.compile the network
     sync_bn: bool = False  # batch statistics over all processes
     timeout: float = 30.0  # minutes after which a hung process ends the run
-    minutes: float = field(default=10.0, metadata={"key": "CHECKPOINT.MINUTES"})  # between saves within an epoch; each epoch's end saves too
+    minutes: float = field(
+        default=10.0, metadata={"key": "CHECKPOINT.MINUTES"}
+    )  # between saves within an epoch; each epoch's end saves too
     keep: int = field(default=2, metadata={"key": "CHECKPOINT.KEEP"})  # newest checkpoints kept
 
 

@@ -99,7 +99,9 @@ class Stepper:
             self._restore(before)
         return Outcome(sums, term, summed)
 
-    def _reduce(self, found: Sequence[Loss], norm: Tensor, flags: Sequence[float]) -> tuple[dict[str, float], dict[str, float], list[float]]:
+    def _reduce(
+        self, found: Sequence[Loss], norm: Tensor, flags: Sequence[float]
+    ) -> tuple[dict[str, float], dict[str, float], list[float]]:
         """Sums, terms, and the norm and the flags: all that a step must know of the device and the other processes, in one transfer."""
         names = [*found[0].sums, *found[0].terms, "images"]
         rows = []

@@ -8,17 +8,18 @@ from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
 from ..arch.parse import reading
+from ..nn.heads import HeadDef
 from .mixed import layer_dims
 from .supernet import Supernet
 
 
 class Network(nn.Module):
-    """The plain network of one arch: blocks, global pool, one linear layer.
+    """The plain network of one arch: blocks, and the classifier (global pool, one linear layer).
 
     Attributes:
         arch: what it was built from.
         blocks: nn.Sequential, children `s0b0`, `s1b0`, ... by stage and block.
-        classifier: nn.Linear.
+        classifier: the head, an nn.Linear that pools first.
 
     Shapes: (N, in_channels, H, W) to logits (N, num_classes).
     """
@@ -33,11 +34,10 @@ class Network(nn.Module):
             blocks[layer.key] = kind(layer_dims(layer, c_in), **arguments)
             c_in = layer.channels[0]
         self.blocks = nn.Sequential(blocks)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(c_in, num_classes)
+        self.classifier: nn.Module = HeadDef("classifier", num_classes).build([c_in], [])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.pool(self.blocks(x)).flatten(1))
+        return self.classifier([self.blocks(x)])
 
 
 def build_model(arch: ArchDef, num_classes: int = 1000, in_channels: int = 3) -> Network:
@@ -57,6 +57,7 @@ def build_supernet(
     sharing: str = "none",
     recompute: bool = False,
     resolution: str = "all",
+    head: HeadDef | None = None,
 ) -> Supernet:
     """The supernet of a space (DMaskingNAS).
 
@@ -68,6 +69,7 @@ def build_supernet(
         recompute: run candidates again in the backward pass instead of keeping their activations.
         resolution: with several input sizes, "all": every size each step, as in the paper. "sampled": one size a step, two where
             the alphas learn, with a straight-through estimate.
+        head: in place of the classifier.
 
     Raises:
         ValueError: an argument is not one of these.
@@ -76,7 +78,7 @@ def build_supernet(
     for what, value, known in (("sharing", sharing, ("none", "full")), ("resolution", resolution, ("all", "sampled"))):
         if value not in known:
             raise ValueError(f"{what} must be {' or '.join(known)}, not {value!r}")
-    return Supernet(space, num_classes, in_channels, sharing, recompute, resolution)
+    return Supernet(space, head or HeadDef("classifier", num_classes), in_channels, sharing, recompute, resolution)
 
 
 def _check(num_classes: int, in_channels: int) -> None:

@@ -61,7 +61,9 @@ def copy_part(target: dict[str, Tensor], source: dict[str, Tensor], where: str) 
         classes = where.endswith(("classifier", "head")) and name.endswith("bias") and source[name].shape != value.shape
         found = source[name][_corner(source[name].shape, value.shape)]
         if found.shape != value.shape or classes:
-            raise ValueError(f"{where}.{name}: the child has {tuple(value.shape)}, the supernet {tuple(source[name].shape)}; give as many classes")
+            raise ValueError(
+                f"{where}.{name}: the child has {tuple(value.shape)}, the supernet {tuple(source[name].shape)}; give as many classes"
+            )
         value.copy_(found)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
 from ..arch.parse import map_sizes, reading
-from ..nn.choice import ChoiceTable, Gates
 from ..errors import InputError
+from ..nn.choice import ChoiceTable, Gates
 from ..nn.heads import HeadDef
 from ..nn.shapes import Cost, subsample, widened
 from .effective import Effective

@@ -195,7 +195,13 @@ class SSDLite(nn.Module):
     places: ClassVar[Mapping[str, str]] = {"neck": "backbone.neck", "predictor": "head"}
 
     def __init__(
-        self, widths: Sequence[int], sides: Sequence[int], num_classes: int, channels: int = 128, strides: Sequence[int] = (16, 32), ratios: int = 2
+        self,
+        widths: Sequence[int],
+        sides: Sequence[int],
+        num_classes: int,
+        channels: int = 128,
+        strides: Sequence[int] = (16, 32),
+        ratios: int = 2,
     ):
         super().__init__()
         from torchvision.models.detection.ssdlite import SSDLiteHead
@@ -212,7 +218,9 @@ class SSDLite(nn.Module):
         last = _last_of_features(layers)
         found = _at_strides(layers, strides, "HEAD.STRIDES")
         if found[-1] != last:
-            raise InputError(f"HEAD.STRIDES: {tuple(strides)}: the space goes on to a coarser map; name its last stride too, or end it there")
+            raise InputError(
+                f"HEAD.STRIDES: {tuple(strides)}: the space goes on to a coarser map; name its last stride too, or end it there"
+            )
         return found
 
     def maps(self, maps: Sequence[Tensor]) -> Mapping[str, Tensor]:

@@ -18,12 +18,8 @@ SERIES = ("#2f6db5", "#e07b1f", "#3d9a63")
 @contextlib.contextmanager
 def figure_file(path: str | os.PathLike, size: tuple[float, float], constrained: bool = False) -> Iterator[Any]:
     """A figure that is written to `path` at the end; no display and no global pyplot state is needed."""
-    import io
-
     FigureCanvasAgg = require("matplotlib.backends.backend_agg", "search").FigureCanvasAgg
     from matplotlib.figure import Figure
-
-    from ..files import atomic_write
 
     figure = Figure(figsize=size, layout="constrained" if constrained else None)
     FigureCanvasAgg(figure)

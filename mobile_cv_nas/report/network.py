@@ -82,7 +82,6 @@ def summarize(arch: ArchDef, num_classes: int = 1000, in_channels: int = 3) -> S
     return Summary(arch, tuple(rows), total)
 
 
-
 # -- the drawing ------------------------------------------------------------------------------------------------------
 
 

@@ -1,28 +1,15 @@
-"""Figures and tables of a search: the derived network, the alphas over time, loss and cost against the target."""
+"""Figures of a search: the alphas over time, loss and cost against the target."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
 
-from ..errors import require
-from ..networks.build import build_model
-
-if TYPE_CHECKING:
-    from ..arch import ArchDef
-    from ..nn.choice import Choice
-
-KERNEL_COLOURS = {1: "#b8bec6", 3: "#4c8fd6", 5: "#f0963c", 7: "#4fae74"}
-POOL_COLOUR = "#9a6fc4"
-INK, FAINT, RED = "#22282f", "#9aa4af", "#c8323c"
-SERIES = ("#2f6db5", "#e07b1f", "#3d9a63")
-
+from ..nn.choice import Choice
+from .figures import FAINT, INK, RED, SERIES, figure_file
 
 # -- the alphas --------------------------------------------------------------------------------------------------------
 
@@ -160,5 +147,3 @@ def _engineering() -> Any:
     from matplotlib.ticker import EngFormatter
 
     return EngFormatter(sep="")
-
-

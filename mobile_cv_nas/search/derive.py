@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
 from ..errors import InputError
-from ..networks.supernet import Supernet
 from ..networks.inherit import inherit_weights
 from ..networks.recalibrate import recalibrate_batchnorm
+from ..networks.supernet import Supernet
 from ..nn.shapes import subsample
 from ..tasks.task import Task
 from .goal import Goal

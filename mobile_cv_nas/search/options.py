@@ -22,7 +22,9 @@ class SearchOptions:
     weight_decay: float = 1e-4  # of the weights
     alpha_lr: float = 0.1  # Adam, constant
     alpha_weight_decay: float = 0.0  # of alpha
-    schedule: str = field(default="geometric", metadata={"key": "SEARCH.TEMPERATURE.SCHEDULE"})  # geometric (start to end over the run) | paper (start, times exp(-decay))
+    schedule: str = field(
+        default="geometric", metadata={"key": "SEARCH.TEMPERATURE.SCHEDULE"}
+    )  # geometric (start to end over the run) | paper (start, times exp(-decay))
     tau_start: float = field(default=5.0, metadata={"key": "SEARCH.TEMPERATURE.START"})  # temperature of the first epoch
     tau_end: float = field(default=0.2, metadata={"key": "SEARCH.TEMPERATURE.END"})  # geometric: of the last epoch
     tau_decay: float = field(default=0.045, metadata={"key": "SEARCH.TEMPERATURE.DECAY"})  # paper: per epoch

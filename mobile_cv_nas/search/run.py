@@ -210,9 +210,7 @@ class SearchRun:
                 write_result(folder, result.to_dict())
             return result
 
-    def _search(
-        self, searcher: Searcher, folder: Path, stop: StopRequest, resume: bool, callback: Callback | None
-    ) -> Derived | None:
+    def _search(self, searcher: Searcher, folder: Path, stop: StopRequest, resume: bool, callback: Callback | None) -> Derived | None:
         """Searches, or goes on, and derives an arch; None if stopped on request. Leaves checkpoints, metrics, arch, supernet and figures."""
         parts = {"kind": "search", "space": json.dumps(self.space.to_dict()), "processes": self.runtime.world, "SEED": self.recipe.seed}
         recipe = self.recipe

@@ -79,9 +79,7 @@ class Searcher:
 
     name, section = "search", "SEARCH"
 
-    def __init__(
-        self, space: SearchSpace, task: Task, data: Data, goal: Goal, options: SearchOptions, recipe: Recipe, runtime: Runtime
-    ):
+    def __init__(self, space: SearchSpace, task: Task, data: Data, goal: Goal, options: SearchOptions, recipe: Recipe, runtime: Runtime):
         self.space, self.task, self.goal, self.options, self.runtime = space, task, goal, options, runtime
         self.epochs, self.on_nan = options.epochs, options.on_nan
         seed_everything(recipe.seed)
@@ -94,7 +92,9 @@ class Searcher:
         for i, (name, half) in enumerate(zip(self.strategy.steppers, halves)):
             seed = derive_seed(recipe.seed, i)
             if len(half) < options.batch_size:
-                raise DataError(f"SEARCH.BATCH_SIZE: {options.batch_size} is more than the {len(half)} images for the {name}; make it smaller")
+                raise DataError(
+                    f"SEARCH.BATCH_SIZE: {options.batch_size} is more than the {len(half)} images for the {name}; make it smaller"
+                )
             loader = build_loader(recipe.data, half, space.max_input_size, per_rank, True, runtime.shard, seed)
             self.phases.append(SearchPhase(name, self.strategy, loader, parts, options.epochs))
         self.loaders = [phase.loader for phase in self.phases]

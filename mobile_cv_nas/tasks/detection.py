@@ -59,7 +59,9 @@ class Detection(Task):
             raise InputError(f"HEAD.NAME: {head.name!r} cannot be searched for; use ssdlite")
         if space.input_sizes != (head.input_size,):
             sizes = ", ".join(map(str, space.input_sizes))
-            raise InputError(f"HEAD.INPUT_SIZE: {head.input_size}, but the space has {sizes}; a detector is searched at one size: set both alike")
+            raise InputError(
+                f"HEAD.INPUT_SIZE: {head.input_size}, but the space has {sizes}; a detector is searched at one size: set both alike"
+            )
         strides = tuple(head.strides) or ssdlite_strides()
         found = HeadDef("ssdlite", self.num_classes, {"channels": head.channels or 128, "strides": strides})
         found.reads(space.layers)
@@ -74,7 +76,9 @@ class Detection(Task):
             torch.manual_seed(derive_seed(self.losses.seed, runtime.rank, *key))  # Faster R-CNN trains on some of the boxes
             losses = model(images, targets)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        return Loss(total, len(images), {self.loss_name: total}, {"loss": total.detach().double() * len(images), "right": total.new_zeros(())})
+        return Loss(
+            total, len(images), {self.loss_name: total}, {"loss": total.detach().double() * len(images), "right": total.new_zeros(())}
+        )
 
     def evaluate(self, network: nn.Module, batches: Iterable[Batch], runtime: Runtime | None = None) -> dict[str, float]:
         """{"ap", "ap50", "ap75"}: COCO's average precision."""

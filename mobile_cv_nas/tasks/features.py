@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from ..arch import ArchDef
 from ..errors import InputError
+from ..model_zoo.builder import find_arch
+from ..model_zoo.weights import load_weights as load_zoo_weights
 from ..networks.backbone import FeatureBackbone, dilate
 from ..networks.build import build_model
 from ..weights.file import WeightsError, load_weights
@@ -64,9 +66,6 @@ class Features:
         self.indices = list(range(len(self.strides)))
 
     def _build(self, backbone: Any, pretrained: bool, weights: str | os.PathLike | None) -> FeatureBackbone:
-        from ..model_zoo.builder import find_arch
-        from ..model_zoo.weights import load_weights as load_zoo_weights
-
         if not isinstance(backbone, (str, os.PathLike, ArchDef)):
             raise InputError(f"backbone: a {type(backbone).__name__}; give a name of the zoo, an ArchDef, an arch file or a feature module")
         arch, card = find_arch(backbone)

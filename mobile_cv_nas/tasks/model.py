@@ -53,7 +53,9 @@ class Model:
 
     def __repr__(self) -> str:
         name = self.arch.name or "an arch without name"
-        return f"Model({self.task.kind}, {self.task.head.name or 'classifier'} on {name}, {len(self.classes)} classes: {listed(self.classes)})"
+        return (
+            f"Model({self.task.kind}, {self.task.head.name or 'classifier'} on {name}, {len(self.classes)} classes: {listed(self.classes)})"
+        )
 
     def predict(self, images: Any, top: int = 5, score: float = 0.5) -> Any:
         """What the model says of an image, or of several.
@@ -74,9 +76,7 @@ class Model:
             raise InputError(f"score {score:g}: give the least score of an object to show, 0 to 1")
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InputError(f"top {top!r}: give a number of classes, 1 or more")
-        if isinstance(images, Sequence) and not isinstance(images, (str, bytes)):
-            many = list(images)
-        elif isinstance(images, Tensor) and images.ndim == 4:
+        if (isinstance(images, Sequence) and not isinstance(images, (str, bytes))) or (isinstance(images, Tensor) and images.ndim == 4):
             many = list(images)
         else:
             return self._predict([images], PredictOptions(top, score))[0]
@@ -93,7 +93,9 @@ class Model:
                 inputs.append(image.to(self.device))
                 continue
             if self.about.get("own_inputs"):
-                raise InputError("this network was trained on tensors that a Dataset of its own prepared; give float tensors (C, H, W) made alike")
+                raise InputError(
+                    "this network was trained on tensors that a Dataset of its own prepared; give float tensors (C, H, W) made alike"
+                )
             picture = open_image(image)
             pictures.append(picture)
             inputs.append(self.transform(picture).to(self.device))
@@ -157,7 +159,11 @@ def model_file(folder: Path) -> Path:
         if path.is_file():
             return path
     unfinished = (folder / "checkpoints").is_dir() or (folder / "child").is_dir()
-    why = "holds an unfinished run; finish it with --resume" if unfinished else f"holds no {WEIGHTS}; give the folder of a search or a training"
+    why = (
+        "holds an unfinished run; finish it with --resume"
+        if unfinished
+        else f"holds no {WEIGHTS}; give the folder of a search or a training"
+    )
     raise InputError(f"{folder}: {why}")
 
 

@@ -55,8 +55,6 @@ def build_segmenter(
     return build(features, num_classes, width, options)
 
 
-
-
 def _lraspp(features: Features, classes: int, width: int, options: dict[str, Any]) -> nn.Module:
     from torchvision.models.segmentation import LRASPP
 

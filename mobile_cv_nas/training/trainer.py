@@ -26,9 +26,9 @@ from ..engine.stop import StopRequest
 from ..errors import InputError
 from ..model_zoo.builder import find_arch
 from ..nn.shapes import Cost
+from ..report.tables import name_of
 from ..tasks.build import make_task, task_class
 from ..tasks.model import WEIGHTS, Model, load, save_model
-from ..report.tables import name_of
 from ..tasks.task import LossOptions, Task
 from .optim import build_average, build_optimizer, learning_rate
 from .options import Recipe, changed
@@ -123,7 +123,9 @@ def data_for(recipe: Recipe, train: Any, val: Any = None, test: Any = None, clas
         return build_data(replace(recipe.data, root=os.fspath(train)), labels)
     data = data_of(train, val, test, classes, recipe.data)
     if data.train.source.kind != labels:
-        raise InputError(f"train: its labels are {data.train.source.kind}, but {recipe.head.name or 'a classifier'} learns {labels}; set HeadOptions")
+        raise InputError(
+            f"train: its labels are {data.train.source.kind}, but {recipe.head.name or 'a classifier'} learns {labels}; set HeadOptions"
+        )
     return data
 
 
@@ -257,7 +259,12 @@ class Trainer:
         callback: Callable[[dict[str, Any]], None] | None = None,
     ) -> TrainResult:
         """Trains into a folder, whose lock is the caller's; see `train`. `stop` is asked between steps; without it signals are."""
-        parts = {"kind": self.task.kind, "arch": json.dumps(self.arch.to_dict()), "label_size": self.task.label_size, "SEED": self.recipe.seed}
+        parts = {
+            "kind": self.task.kind,
+            "arch": json.dumps(self.arch.to_dict()),
+            "label_size": self.task.label_size,
+            "SEED": self.recipe.seed,
+        }
         recipe = self.recipe
         sections = {"data": recipe.data, "train": recipe.train, "head": self.task.head, "runtime": recipe.runtime}
         loop = Loop(self, folder, self.runtime, fingerprint(parts, **sections), callback)

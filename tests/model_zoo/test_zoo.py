@@ -10,9 +10,9 @@ from released_facts import digest, facts, filled, image, released_keys
 from torch import nn
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.commands.zoo_table import conv_weights
 from mobile_cv_nas.model_zoo.card import all_cards, read_family
 from mobile_cv_nas.model_zoo.keymap import from_released, to_released
-from mobile_cv_nas.model_zoo.table import conv_weights
 
 ROOT = Path(__file__).parents[2]
 RELEASED = list(facts()["keys"])

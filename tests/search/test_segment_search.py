@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 from helpers import StopAfter, read_metrics
+from mobile_cv_nas.search.segment import SegmentationSupernet, build_child, inherit_segmenter
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.config import ConfigError, load_config
@@ -12,7 +13,6 @@ from mobile_cv_nas.data.digit_scenes import write_digit_scenes
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.nn.heads import LRASPP
 from mobile_cv_nas.search import search_and_train, summary_table
-from mobile_cv_nas.search.segment import SegmentationSupernet, build_child, inherit_segmenter
 from mobile_cv_nas.weights.file import load_weights
 
 HEAD = LRASPP(num_classes=5, channels=16, low_stride=4)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from dense_runs import HEADS, dense_arch, dense_cfg, edit_annotations, is_detector, task_of, train_dense
 from helpers import quick_cfg, read_metrics
+from mobile_cv_nas.tasks.evaluate import run_test
 from PIL import Image
 
 import mobile_cv_nas as nas
@@ -20,7 +21,6 @@ from mobile_cv_nas.engine.runtime import start_runtime
 from mobile_cv_nas.engine.step import Stepper
 from mobile_cv_nas.networks.counting import count_detector
 from mobile_cv_nas.tasks.dense import Detection, Segmentation, evaluate_masks, load_head
-from mobile_cv_nas.tasks.evaluate import run_test
 from mobile_cv_nas.tasks.metrics import Confusion, average_precision
 from mobile_cv_nas.training.trainer import run_training
 from mobile_cv_nas.weights.file import WeightsError

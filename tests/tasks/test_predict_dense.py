@@ -5,6 +5,7 @@ import pytest
 import torch
 from dense_runs import dense_arch, dense_cfg, few_scenes, train_dense
 from helpers import run_tool
+from mobile_cv_nas.tasks.predict_dense import Found, _colour, detect, draw_boxes, draw_masks, open_image, segment, shares
 from PIL import Image
 
 import mobile_cv_nas as nas
@@ -14,7 +15,6 @@ from mobile_cv_nas.data.images import open_image as decode
 from mobile_cv_nas.data.transforms import BoxTransform, MaskTransform
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.tasks.dense import load_head
-from mobile_cv_nas.tasks.predict_dense import Found, _colour, detect, draw_boxes, draw_masks, open_image, segment, shares
 from mobile_cv_nas.weights.file import load_weights, save_weights
 
 

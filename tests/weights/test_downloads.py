@@ -17,7 +17,8 @@ from checkpoints import HEAD, NAME, STEM, Evil, changed, released, saved, trunca
 from released_facts import released_keys
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.model_zoo.weights import WeightsError, cache_folder, load_weights
+from mobile_cv_nas.model_zoo.weights import WeightsError, load_weights
+from mobile_cv_nas.weights.fetch import cache_folder
 
 
 def card_of(path: Path, sha256: str | None = None):

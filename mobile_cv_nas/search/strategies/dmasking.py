@@ -123,4 +123,3 @@ class DMasking:
         """Mean normalised entropy of the alphas: 1 at the start, 0 when all are decided."""
         values = self.supernet.entropies().values()
         return sum(values) / len(values) if values else 0.0
-

@@ -9,13 +9,13 @@ from typing import Any
 from tabulate import tabulate
 from torch import nn
 
-from mobile_cv_nas.files import parse_yaml
-from mobile_cv_nas.networks.backbone import FeatureBackbone
-from mobile_cv_nas.networks.build import build_model
-from mobile_cv_nas.networks.counting import count, count_detector
-from mobile_cv_nas.tasks.detectors import build_detector, build_segmenter
-
-from .card import Card, all_cards, get_card
+from ..files import parse_yaml
+from ..model_zoo.card import Card, all_cards, get_card
+from ..networks.backbone import FeatureBackbone
+from ..networks.build import build_model
+from ..networks.counting import count, count_detector
+from ..tasks.detectors import build_detector
+from ..tasks.segmenters import build_segmenter
 
 ZOO_HEADERS = [
     "Network",
@@ -115,7 +115,7 @@ def _zoo_row(card: Card) -> list[str]:
 
 def table4_rows() -> list[list[str]]:
     """One row of the paper's Table 4 each, in the columns of TABLE4_HEADERS."""
-    text = (resources.files(__package__) / "table4.yaml").read_text(encoding="utf-8")
+    text = (resources.files("mobile_cv_nas.model_zoo") / "table4.yaml").read_text(encoding="utf-8")
     return [_table4_row(row) for row in parse_yaml(text, "model_zoo/table4.yaml")]
 
 
