@@ -11,7 +11,8 @@ import multiprocessing.process
 import os
 import runpy
 import sys
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from mobile_cv_nas.cli import main
 from mobile_cv_nas.commands.options import recipe_of
 from mobile_cv_nas.commands.train_net import run as train_command
 from mobile_cv_nas.config import load_config
-from mobile_cv_nas.data.build import build_data
+from mobile_cv_nas.data.build import build_data, build_loader
 from mobile_cv_nas.data.data_set import Data
+from mobile_cv_nas.data.loader import Loader
 from mobile_cv_nas.engine.runtime import Runtime, start_runtime
 from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.tasks.build import task_class
@@ -63,6 +65,21 @@ def data_of_cfg(cfg: CfgNode) -> Data:
     """The data set that a config describes."""
     recipe = recipe_of(cfg)
     return build_data(recipe.data, task_class(recipe.head.name).labels)
+
+
+def loader_of_cfg(
+    cfg: CfgNode, split: Any, input_size: int, batch_size: int, train: bool, shard: tuple[int, int] = (0, 1), **more: Any
+) -> Loader:
+    """The loader of a split as a config says."""
+    return build_loader(recipe_of(cfg).data, split, input_size, batch_size, train, shard, **{"seed": cfg.SEED, **more})
+
+
+def run_training(cfg: CfgNode, heads: Sequence[str] = ("",)) -> str:
+    """What a tool that trains prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        train_command(cfg, Namespace(resume=False), heads)
+    return out.getvalue()
 
 
 def trainer_of(

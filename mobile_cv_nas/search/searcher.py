@@ -121,7 +121,7 @@ class Searcher:
             "phase": "search",
             "epoch": loop.epoch,
             "tau": tau,
-            "weight_lr": self.phases[0].rate(loop.epoch, self.phases[0].steps),
+            "weight_lr": self.phases[0].rate(loop.epoch, 0),
             "weight_loss": weights["loss"],
             "weight_accuracy": weights["right"],
             "alpha_loss": alphas["loss"],

@@ -10,11 +10,11 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from helpers import data_of_cfg as build_data
 from helpers import image_folder, quick_cfg
+from helpers import loader_of_cfg as build_loader
 from PIL import Image
 
-from mobile_cv_nas.commands.options import data_from as build_data
-from mobile_cv_nas.commands.options import loader_from as build_loader
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data import DataError, Split
 from mobile_cv_nas.data.data_set import Source
@@ -361,8 +361,8 @@ def test_python_can_exit_while_a_loader_is_in_use(tmp_path):
     code = (
         "from mobile_cv_nas.commands.options import data_from, loader_from\n"
         "from mobile_cv_nas.config import load_config\n"
-        f"cfg = load_config(None, ['DATA.DATASET', 'imagefolder', 'DATA.ROOT', {str(tmp_path)!r}])\n"
-        "batches = loader_from(cfg, data_from(cfg).train, 8, 4, True).epoch()\n"
+        f"options = DataOptions(root={str(tmp_path)!r})\n"
+        "batches = build_loader(options, build_data(options).train, 8, 4, True).epoch()\n"
         "print(len(next(batches)[1]), flush=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)

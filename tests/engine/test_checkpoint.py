@@ -14,17 +14,10 @@ import pytest
 import torch
 from helpers import flip_a_bit
 
-from mobile_cv_nas.engine.checkpoint import (
-    CheckpointError,
-    RunFolder,
-    StopRequest,
-    check_fingerprint,
-    load_checkpoint,
-    load_latest,
-    rng_state,
-    save_checkpoint,
-    set_rng_state,
-)
+from mobile_cv_nas.engine.checkpoint import CheckpointError, check_fingerprint, load_checkpoint, load_latest, save_checkpoint
+from mobile_cv_nas.engine.randomness import rng_state, set_rng_state
+from mobile_cv_nas.engine.run_folder import RunFolder
+from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.errors import FileError
 
 
@@ -158,7 +151,7 @@ def test_one_run_a_folder(tmp_path):
         (folder / ".half.123.tmp").write_text("")
         with pytest.raises(FileError, match="another run is using this folder"), RunFolder(folder):
             pass
-        code = f"from mobile_cv_nas.engine.checkpoint import RunFolder\nwith RunFolder({str(folder)!r}): pass"
+        code = f"from mobile_cv_nas.engine.run_folder import RunFolder\nwith RunFolder({str(folder)!r}): pass"
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert "another run is using this folder" in other.stderr
     with RunFolder(tmp_path / "run") as folder:
@@ -169,7 +162,7 @@ def test_one_run_a_folder(tmp_path):
 def test_the_lock_ends_with_its_run_though_readers_live_on(tmp_path):
     code = f"""
 import os, signal, time
-from mobile_cv_nas.engine.checkpoint import RunFolder
+from mobile_cv_nas.engine.run_folder import RunFolder
 with RunFolder({str(tmp_path)!r}):
     child = os.fork()
     if not child:
@@ -249,7 +242,7 @@ def test_a_signal_is_a_question(number, capfd):
 @pytest.mark.slow
 def test_a_second_signal_ends_the_process():
     code = (
-        "import os, signal\nfrom mobile_cv_nas.engine.checkpoint import StopRequest\n"
+        "import os, signal\nfrom mobile_cv_nas.engine.stop import StopRequest\n"
         "with StopRequest():\n  os.kill(os.getpid(), signal.SIGTERM)\n  print('on', flush=True)\n"
         "  os.kill(os.getpid(), signal.SIGTERM)\n  print('never', flush=True)"
     )

@@ -8,13 +8,15 @@ import signal
 
 import pytest
 import torch
-from helpers import image_folder, quick_cfg, read_metrics
+from helpers import data_of_cfg, image_folder, quick_cfg, read_metrics, runtime_of
 
-from mobile_cv_nas.commands.options import data_from as build_data
-from mobile_cv_nas.commands.options import loader_from as build_loader
+from mobile_cv_nas.commands.options import data_options
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data import DataError
-from mobile_cv_nas.engine.runtime import CHECKPOINTS, MetricsLog, count_skipped, open_run, start_runtime
+from mobile_cv_nas.data.build import build_loader
+from mobile_cv_nas.engine.progress import MetricsLog
+from mobile_cv_nas.engine.run_folder import CHECKPOINTS, open_run
+from mobile_cv_nas.engine.runtime import count_skipped
 from mobile_cv_nas.errors import FileError
 from mobile_cv_nas.files import atomic_open
 
@@ -92,8 +94,8 @@ def test_an_unfinished_run_is_not_replaced(tmp_path, caplog):
 def test_skipped_images_count_over_all_processes(tmp_path):
     image_folder(tmp_path, {"train/a": 10, "train/b": 10, "val/a": 1, "val/b": 1})
     cfg = load_config(None, ["DATA.DATASET", "imagefolder", "DATA.ROOT", str(tmp_path), "DATA.MAX_SKIPPED_SHARE", "0.1"])
-    loader = build_loader(cfg, build_data(cfg).train, 8, 4, True)
-    runtime = start_runtime(quick_cfg(tmp_path))
+    loader = build_loader(data_options(cfg), data_of_cfg(cfg).train, 8, 4, True)
+    runtime = runtime_of(quick_cfg(tmp_path))
     loader.skipped = {3, 4}
     assert count_skipped(runtime, [loader, loader]) == 4
 

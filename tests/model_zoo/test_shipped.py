@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import data_of_cfg as build_data
+from helpers import loader_of_cfg as build_loader
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.commands.options import data_from as build_data
-from mobile_cv_nas.commands.options import loader_from as build_loader
 from mobile_cv_nas.config import load_config
-from mobile_cv_nas.weights.file import load_network
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "zoo" / "Digits.yaml"
@@ -32,7 +31,7 @@ def test_accuracy_on_the_held_out_digits(tmp_path, monkeypatch):
 
 
 def test_the_config_takes_the_shipped_weights():
-    network, _ = load_network(load_config(CONFIG))
+    network = nas.load("pretrained", load_config(CONFIG).MODEL.ARCH).network
     shipped = nas.fbnet_builder("Digits", pretrained=True).state_dict()
     assert all(torch.equal(shipped[key], value) for key, value in network.state_dict().items())
     assert nas.get_card("Digits").name in nas.list_models(pretrained=True)

@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dense_runs import dense_arch
-from helpers import image_folder, read_metrics
+from helpers import image_folder, read_metrics, run_training
 from PIL import Image
+from searches import search_and_train
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.config.keys import DETECTORS, SEGMENTERS
 from mobile_cv_nas.data.voc import VOC_CLASSES
-from mobile_cv_nas.search import search_and_train
-from mobile_cv_nas.tasks.dense import load_head
-from mobile_cv_nas.training.trainer import run_training
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = ["DATA.WORKERS", "0", "DATA.CLASS_FRACTION", "0.5", "RUNTIME.DEVICE", "cpu"]
@@ -75,7 +73,7 @@ def test_the_searches_differ_in_space_objective_and_target_alone() -> None:
 def test_training(name: str, images: Path, tmp_path: Path) -> None:
     options = [*SMALL, "DATA.DATASET", "imagefolder", "DATA.ROOT", str(images), "OUTPUT_DIR", str(tmp_path / "out")]
     options += ["MODEL.ARCH", "FBNetV2_F1", "TRAIN.EPOCHS", "1", "TRAIN.BATCH_SIZE", "8", "TRAIN.WARMUP_EPOCHS", "0.5"]
-    run_training(load_config(CONFIGS / f"train/{name}.yaml", options), False)
+    run_training(load_config(CONFIGS / f"train/{name}.yaml", options))
     assert (tmp_path / "out/metrics.jsonl").exists()
     assert [r["epoch"] for r in read_metrics(tmp_path / "out") if "epoch" in r]
 
@@ -147,7 +145,7 @@ def test_detection_and_segmentation(name: str, tmp_path: Path) -> None:
     assert record["step"] == 2
     assert record["skipped_images"] == 0
     assert 0 <= record[score] <= 1
-    assert load_head(tmp_path / "out" / "model.safetensors")[1]["classes"] == classes
+    assert list(nas.load(tmp_path / "out").classes) == classes
 
 
 @pytest.mark.parametrize("name", DENSE)

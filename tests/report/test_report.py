@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.report.search import FAINT, KERNEL_COLOURS, POOL_COLOUR, block_rows, draw_alphas, draw_arch, draw_curves
+from mobile_cv_nas.report.figures import FAINT
+from mobile_cv_nas.report.network import KERNEL_COLOURS, POOL_COLOUR, block_rows, draw_arch
+from mobile_cv_nas.report.search import draw_alphas, draw_curves
 
 
 def parse(*stages):

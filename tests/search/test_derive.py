@@ -8,7 +8,11 @@ import torch
 from searches import build_searcher, tiny_cfg
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.search import DeriveError, Goal, derive_arch, draw_candidates
+from mobile_cv_nas.nn.heads import HeadDef
+from mobile_cv_nas.search.derive import DeriveError, derive_arch, draw_candidates
+from mobile_cv_nas.search.goal import Goal
+
+TEN = HeadDef("classifier", 10)
 
 
 def test_candidates_are_those_near_the_target_most_probable_first():
@@ -19,7 +23,7 @@ def test_candidates_are_those_near_the_target_most_probable_first():
         named = dict(zip(weights, picks, strict=True))
         archs[space.decode(named)] = math.prod(float(weights[name][i]) for name, i in named.items())
     costs = sorted(space.cost(arch, 10).macs for arch in archs)
-    goal = Goal("macs", costs[4], 0.1, 10)
+    goal = Goal("macs", costs[4], 0.1, TEN)
     found = draw_candidates(space, weights, goal, draws=2000, seed=0)
     near = {arch for arch in archs if goal.met(space.cost(arch, 10).macs)}
     assert 1 < len(near) < len(archs)
@@ -34,11 +38,11 @@ def test_decided_alphas_far_from_the_target_are_drawn_from_more_widely(caplog):
     space = nas.SearchSpace.parse({"input_size": 8, "stages": [[["ir_k3", [4, 16, 4], 2, 1, {"hidden": 8}]]]})
     decided = {"s0b0.channels": torch.tensor([1.0, 0.0, 0.0, 0.0])}
     target = space.cost(space.largest(10), 10).macs
-    found = draw_candidates(space, decided, Goal("macs", target, 0.01, 10), draws=50, seed=0)
+    found = draw_candidates(space, decided, Goal("macs", target, 0.01, TEN), draws=50, seed=0)
     assert [candidate.cost for candidate in found] == [target]
     assert "more widely" in caplog.text
     with pytest.raises(DeriveError, match=rf"the nearest has {target:,}"):
-        draw_candidates(space, decided, Goal("macs", target * 1.02, 0.01, 10), draws=50, seed=0)
+        draw_candidates(space, decided, Goal("macs", target * 1.02, 0.01, TEN), draws=50, seed=0)
 
 
 def test_the_argmax_is_taken_when_it_is_near_and_else_the_best_candidate(tmp_path):
@@ -48,12 +52,12 @@ def test_the_argmax_is_taken_when_it_is_near_and_else_the_best_candidate(tmp_pat
         for alpha in supernet.alpha_parameters():
             alpha[-1] += 1
     cost = space.cost(supernet.derive(), 10).macs
-    near = derive_arch(supernet, Goal("macs", cost * 1.04, 0.05, 10), [], [], 10, 1, seed=0)
+    near = derive_arch(supernet, Goal("macs", cost * 1.04, 0.05, TEN), searcher.task, [], [], 10, 1, seed=0)
     assert (near.how, near.arch) == ("argmax", supernet.derive())
-    images = [images for images, _ in itertools.islice(searcher.loaders["weights"].epoch(0), 3)]
-    val = list(itertools.islice(searcher.loaders["alphas"].epoch(0), 1))
-    goal = Goal("macs", 12000, 0.2, 10)
-    far = derive_arch(supernet, goal, images, val, 200, 3, seed=0)
+    images = [images for images, _ in itertools.islice(searcher.loaders[0].epoch(0), 3)]
+    val = list(itertools.islice(searcher.loaders[1].epoch(0), 1))
+    goal = Goal("macs", 12000, 0.2, TEN)
+    far = derive_arch(supernet, goal, searcher.task, images, val, 200, 3, seed=0)
     assert (far.how, far.compared) == ("sampled", 3)
     assert far.within > 3
     assert goal.met(space.cost(far.arch, 10).macs)

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import StopAfter, digests, quick_cfg, read_metrics, start_torchrun, start_training, tiny_arch
+from helpers import StopAfter, digests, quick_cfg, read_metrics, run_training, runtime_of, start_torchrun, start_training, tiny_arch, train
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.commands.options import train_options
 from mobile_cv_nas.config import ConfigError, load_config
 from mobile_cv_nas.data import DataError
 from mobile_cv_nas.engine.checkpoint import CheckpointError, load_latest
-from mobile_cv_nas.engine.runtime import NotFinite, start_runtime
+from mobile_cv_nas.engine.loop import NotFinite
 from mobile_cv_nas.engine.step import Stepper
-from mobile_cv_nas.errors import FileError
-from mobile_cv_nas.tasks.task import CrossEntropy
-from mobile_cv_nas.training.trainer import run_training, train
+from mobile_cv_nas.errors import FileError, InputError
+from mobile_cv_nas.tasks.classification import Classification
+from mobile_cv_nas.training.optim import build_optimizer
 from mobile_cv_nas.weights.file import load_weights
 
 STEPS = 1257 // 128  # an epoch of quick_cfg
@@ -50,7 +51,7 @@ def poison(monkeypatch):
             poisoned(network, when + 1)  # the first pass counts MACs
             return network
 
-        monkeypatch.setattr("mobile_cv_nas.tasks.task.build_model", build)
+        monkeypatch.setattr("mobile_cv_nas.tasks.classification.build_model", build)
 
     yield poison_at
     monkeypatch.undo()
@@ -61,11 +62,11 @@ def test_nan_stops_with_the_state_before_it(tmp_path, poison, monkeypatch):
     train(quick_cfg(tmp_path / "clean"), tiny_arch(), tmp_path / "clean")
     poison(5)
     (tmp_path / "run").mkdir()
-    with pytest.raises(NotFinite, match=r"step 5 \(epoch 1\): cross-entropy is not finite at learning rate 0\.1"):
+    with pytest.raises(NotFinite, match=r"epoch 1, step 5 of 9 of the training, learning rate 0\.1\d*: cross-entropy is not finite"):
         train(quick_cfg(tmp_path / "run"), tiny_arch(), tmp_path / "run")
     saved = load_latest(tmp_path / "run" / "checkpoints")
-    assert saved["counters"]["step"] == 4
-    assert all(value.isfinite().all() for value in saved["stepper"]["network"].values())
+    assert saved["place"][:3] == [0, 0, 4]
+    assert all(value.isfinite().all() for value in saved["work"]["network"].values())
     monkeypatch.undo()  # the cause is gone: the run goes on as if it had never been
     train(quick_cfg(tmp_path / "run"), tiny_arch(), tmp_path / "run", resume=True)
     assert digests(tmp_path / "run") == digests(tmp_path / "clean")
@@ -84,11 +85,12 @@ def test_nan_is_skipped_and_counted_on_request(tmp_path, poison):
 def test_a_gradient_that_is_not_finite_is_named():
     cfg = quick_cfg("x")
     network = nas.build_model(tiny_arch(), 10)
-    runtime = start_runtime(cfg)
-    stepper = Stepper(cfg, network, CrossEntropy(cfg, 10, runtime), runtime)
+    runtime, task = runtime_of(cfg), Classification(tuple("0123456789"))
+    stepper = Stepper(dict(network.named_parameters()), build_optimizer(network, train_options(cfg)), network, runtime)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     network.classifier.bias.register_hook(lambda grad: grad * float("inf"))
-    outcome = stepper.step([(torch.randn(8, 3, 8, 8), torch.zeros(8, dtype=torch.long))], 0.1, (0, 0), list)
+    batch = (torch.randn(8, 3, 8, 8), torch.zeros(8, dtype=torch.long))
+    outcome = stepper.step([batch], 1, lambda one, n: task.loss(network, one, (0, 0, n), runtime), list)
     assert outcome.term == "gradient of classifier.bias"
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -149,7 +151,7 @@ def test_a_run_stopped_by_nan_may_go_on_with_skip(tmp_path, poison, monkeypatch)
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"does not divide into 1 processes x RUNTIME\.ACCUMULATE 3"):
+    with pytest.raises(InputError, match=r"does not divide into 1 processes x RUNTIME\.ACCUMULATE 3"):
         train(quick_cfg(tmp_path, "RUNTIME.ACCUMULATE", "3"), tiny_arch(), tmp_path)
     with pytest.raises(DataError, match="fewer than"):
         train(quick_cfg(tmp_path, "TRAIN.BATCH_SIZE", "2048"), tiny_arch(), tmp_path)
@@ -157,8 +159,8 @@ def test_what_does_not_fit_is_refused(tmp_path):
         run_training(quick_cfg(tmp_path, "MODEL.WEIGHTS", "w.safetensors"))
     for key, value in (("DEVICE", "cuda"), ("PRECISION", "fp16"), ("SYNC_BN", "true")):
         if not torch.cuda.is_available():
-            with pytest.raises(ConfigError, match=f"RUNTIME.{key}"):
-                start_runtime(load_config(None, [f"RUNTIME.{key}", value]))
+            with pytest.raises(InputError, match=f"RUNTIME.{key}"):
+                runtime_of(load_config(None, [f"RUNTIME.{key}", value]))
     assert os.listdir(tmp_path) == []
 
 

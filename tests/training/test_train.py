@@ -2,20 +2,20 @@ import itertools
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
-from helpers import ROOT, StopAfter, digests, image_folder, quick_cfg, read_metrics, run_tool, tiny_arch
+from helpers import ROOT, StopAfter, digests, image_folder, quick_cfg, read_metrics, run_tool, run_training, runtime_of, tiny_arch, train
+from helpers import data_of_cfg as build_data
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.commands.options import data_from as build_data
+from mobile_cv_nas.commands.options import train_options
 from mobile_cv_nas.config import load_config
-from mobile_cv_nas.engine.runtime import start_runtime
 from mobile_cv_nas.engine.step import Stepper
-from mobile_cv_nas.tasks.task import CrossEntropy
-from mobile_cv_nas.training.optim import build_average, learning_rate
-from mobile_cv_nas.training.trainer import run_training, train
+from mobile_cv_nas.tasks.classification import Classification
+from mobile_cv_nas.training.optim import build_average, build_optimizer, learning_rate
 from mobile_cv_nas.weights.file import load_weights
 
 STEPS = 1257 // 128  # an epoch of quick_cfg
@@ -99,7 +99,7 @@ def test_compiled_is_the_same_network(tmp_path):
         cfg = quick_cfg(folder, "TRAIN.EPOCHS", "1", "TRAIN.LR", "0.01", "RUNTIME.COMPILE", flag)
         data = build_data(cfg)
         small = type(data)(data.train.head(256), data.val.head(64), data.test.head(64), data.classes)
-        train(cfg, arch, folder, small)
+        train(cfg, arch, folder, data=small)
         results.append(load_weights(folder / "model.safetensors")[0])
     assert all(torch.allclose(results[0][name], results[1][name], atol=1e-4) for name in results[0])
 
@@ -109,7 +109,7 @@ def test_compiled_is_the_same_network(tmp_path):
 
 def test_learning_rate_rises_then_follows_a_cosine():
     cfg = quick_cfg("x", "TRAIN.EPOCHS", "10", "TRAIN.LR", "0.4", "TRAIN.WARMUP_EPOCHS", "2")
-    rates = [learning_rate(cfg, step, 5) for step in range(50)]
+    rates = [learning_rate(train_options(cfg), step, 5) for step in range(50)]
     assert rates[:10] == pytest.approx([0.4 * (step + 1) / 10 for step in range(10)])
     assert rates[10] == 0.4
     assert rates[30] == pytest.approx(0.2)
@@ -144,12 +144,13 @@ def test_accumulation_and_clipping_are_exact():
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
         before = network[1].weight.detach().clone()
         cfg = quick_cfg("x", "TRAIN.MOMENTUM", "0", "TRAIN.WEIGHT_DECAY", "0", "TRAIN.CLIP_GRAD", "0.01")
-        runtime = start_runtime(cfg)
-        stepper = Stepper(cfg, network, CrossEntropy(cfg, 5, runtime), runtime)
+        options, runtime, task = train_options(cfg), runtime_of(cfg), Classification(tuple("abcde"))
+        optimizer = build_optimizer(network, replace(options, lr=1.0))
+        stepper = Stepper(dict(network.named_parameters()), optimizer, network, runtime, options.clip_grad)
         batches = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
-        outcome = stepper.step(batches, 1.0, (0, 0), lambda: [True, False])
+        outcome = stepper.step(batches, parts, lambda batch, n: task.loss(network, batch, (0, 0, n), runtime), lambda: [True, False])
         assert outcome.flags == [1.0, 0.0]
-        assert outcome.images == 8
+        assert outcome.sums["images"] == 8
         networks.append(network)
         moved = math.hypot((network[1].weight - before).norm().item(), network[1].bias.grad.norm().item())
         assert moved == pytest.approx(0.01, rel=1e-3)

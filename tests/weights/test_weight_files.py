@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from mobile_cv_nas import ArchDef, build_model
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.errors import FileError
-from mobile_cv_nas.weights.file import WeightsError, fit_weights, load_network, load_weights, save_weights
+from mobile_cv_nas.weights.file import WeightsError, load_weights, save_weights
+from mobile_cv_nas.weights.fit import fit_weights
 
 
 def test_weights_bring_their_arch(tmp_path):
