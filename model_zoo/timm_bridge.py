@@ -16,6 +16,7 @@ from torch import nn
 
 from mobile_cv_nas.networks.backbone import FeatureBackbone, stride_maps
 from mobile_cv_nas.networks.build import Network
+from mobile_cv_nas.nn.heads import Pooled
 
 from .builder import fbnet_builder
 from .card import Card, ZooError, all_cards
@@ -73,7 +74,7 @@ def _entrypoint(card: Card) -> Callable[..., nn.Module]:
         if features_only:
             network = _features(network, out_indices)
         elif num_classes == 0:  # timm's way to ask for pooled features
-            network.classifier = nn.Identity()
+            network.classifier = Pooled()
         network.pretrained_cfg = network.default_cfg = _config(card)
         network.num_classes = num_classes
         return network

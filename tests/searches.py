@@ -12,6 +12,7 @@ from mobile_cv_nas.commands.options import recipe_of, search_options
 from mobile_cv_nas.commands.search_net import search_from
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.engine.loop import Loop
+from mobile_cv_nas.engine.run_folder import open_run
 from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.search.run import SearchRun
 from mobile_cv_nas.search.searcher import Searcher
@@ -63,6 +64,7 @@ def build_searcher(cfg: CfgNode) -> Searcher:
 
 def loop_of(searcher: Searcher, folder: Path) -> Loop:
     """The loop of a search, into a folder that is there."""
+    open_run(folder, resume=False)
     return Loop(searcher, folder, searcher.runtime, {})
 
 

@@ -137,7 +137,7 @@ def test_imagenet_as_torchvision_keeps_it(tmp_path):
     image_folder(tmp_path, {f"{part}/{name}": 2 for part in ("train", "val") for name in wnids})
     torch.save(({name: (f"class {name}",) for name in wnids}, wnids), tmp_path / "meta.bin")
     data = build_data(folder_cfg(tmp_path, "DATA.DATASET", "imagenet"))
-    assert (len(data.train), len(data.test), data.classes) == (6, 6, tuple(wnids))
+    assert (len(data.train), len(data.val), data.test, data.classes) == (6, 6, None, tuple(wnids))
     part = build_data(folder_cfg(tmp_path, "DATA.DATASET", "imagenet", "DATA.CLASS_FRACTION", "0.6"))
     assert (len(part.train), set(part.train.source.labels)) == (4, {0, 1})
 
@@ -359,8 +359,8 @@ def test_readers_leave_a_signal_to_the_main_process(tmp_path, caplog, number):
 def test_python_can_exit_while_a_loader_is_in_use(tmp_path):
     image_folder(tmp_path, {"a": 20, "b": 20})
     code = (
-        "from mobile_cv_nas.commands.options import data_from, loader_from\n"
-        "from mobile_cv_nas.config import load_config\n"
+        "from mobile_cv_nas.data.build import build_data, build_loader\n"
+        "from mobile_cv_nas.data.options import DataOptions\n"
         f"options = DataOptions(root={str(tmp_path)!r})\n"
         "batches = build_loader(options, build_data(options).train, 8, 4, True).epoch()\n"
         "print(len(next(batches)[1]), flush=True)\n"

@@ -54,6 +54,7 @@ def test_predict_reads_a_digit_from_a_file(tmp_path, capsys):
         Image.fromarray((digits.images[index] * 255 / 16).astype("uint8")).save(tmp_path / "digit.png")
         assert predict.main([str(tmp_path / "digit.png"), "--model", "Digits"]) == 0
         lines = capsys.readouterr().out.splitlines()
+        lines = lines[2:]  # after the header
         assert len(lines) == 5
-        found.append(int(lines[0].split()[-1]))
+        found.append(int(lines[0].split()[0]))
     assert sum(a == b for a, b in zip(found, digits.target.tolist())) >= 19

@@ -32,7 +32,6 @@ def test_training_learns_and_leaves_a_complete_folder(tmp_path):
     assert result["top1"] <= result["top5"] <= 1
     cost = nas.count(nas.build_model(tiny_arch(), 10), 8)
     assert (result["macs"], result["params"]) == (cost.macs, cost.params)
-    assert load_config(tmp_path / "config.yaml") == cfg
     assert nas.ArchDef.load(tmp_path / "arch.yaml") == tiny_arch()
     assert json.loads((tmp_path / "result.json").read_text()).items() <= result.items()
     records = read_metrics(tmp_path)
