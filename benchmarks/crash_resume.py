@@ -28,7 +28,7 @@ import torch
 import torch.utils.tensorboard
 
 from mobile_cv_nas.cli import main as command_line
-from mobile_cv_nas.search import run_search
+from mobile_cv_nas.commands.search_net import run
 
 SPACE = """
 name: tiny
@@ -75,7 +75,7 @@ def _search(folder: Path, environment: dict[str, str]) -> None:
         os.dup2(log.fileno(), 2)
     options = [*(text for pair in OPTIONS.items() for text in pair), "OUTPUT_DIR", str(folder)]
     options += ["SEARCH.SPACE", str(folder.parent / "space.yaml")]
-    sys.exit(command_line(lambda cfg, args: print(run_search(cfg, args.resume)), ["--resume", *options]))
+    sys.exit(command_line(run, ["--resume", *options]))
 
 
 def finish(workers: list[BaseProcess], folder: Path) -> None:

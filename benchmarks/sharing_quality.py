@@ -29,14 +29,15 @@ from tabulate import tabulate
 from torch import Tensor
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.commands.options import data_from as build_data
+from mobile_cv_nas.commands.options import recipe_of, search_options
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data import Data
+from mobile_cv_nas.data.build import build_data
 from mobile_cv_nas.data.data_set import Source, Split
-from mobile_cv_nas.engine.checkpoint import RunFolder, StopRequest
-from mobile_cv_nas.engine.runtime import open_run, start_runtime
-from mobile_cv_nas.search import search
-from mobile_cv_nas.training.trainer import train
+from mobile_cv_nas.engine.runtime import start_runtime
+from mobile_cv_nas.engine.stop import StopRequest
+from mobile_cv_nas.search.run import SearchRun
+from mobile_cv_nas.training.trainer import Trainer, training_task
 
 SIDE = 16
 TRAININGS = 2  # of each arch
@@ -56,7 +57,7 @@ def space() -> nas.SearchSpace:
 
 def hard_digits(options: argparse.Namespace) -> Data:
     """The same scans and the same splits as `digits`, several times over."""
-    plain = build_data(load_config(None, []))
+    plain = build_data(recipe_of(load_config(None, [])).data)
     parts = ((plain.train, options.images), (plain.val, 1000), (plain.test, options.test_images))
     images, labels, splits = [], [], []
     for seed, (split, count) in enumerate(parts):
@@ -117,10 +118,10 @@ def children(options: argparse.Namespace) -> list[nas.ArchDef]:
 def derived(options: argparse.Namespace, data: Data, folder: Path, seed: int, sharing: str) -> nas.ArchDef:
     """The arch that a search ends with."""
     cfg = config(options, folder / f"{sharing}{seed}", seed, sharing)
-    with RunFolder(cfg.OUTPUT_DIR) as output, contextlib.redirect_stdout(io.StringIO()):
-        open_run(output, resume=False)
-        found = search(cfg, space(), data, start_runtime(cfg), output, StopRequest(1e6))
-    assert found is not None
+    with contextlib.redirect_stdout(io.StringIO()):
+        run = SearchRun(space(), data, search_options(cfg), recipe_of(cfg))
+        found = run.run(cfg.OUTPUT_DIR, stop=StopRequest(1e6), train_child=False)
+    assert found.arch is not None
     return found.arch
 
 
@@ -130,7 +131,9 @@ def trained(options: argparse.Namespace, data: Data, folder: Path, kind: str, ar
     for seed in range(TRAININGS):
         with tempfile.TemporaryDirectory(dir=folder) as output, contextlib.redirect_stdout(io.StringIO()):  # a line an epoch
             cfg = config(options, Path(output), 100 + seed)
-            accuracies.append(train(cfg, arch, Path(output), data, None, False, start_runtime(cfg), StopRequest(1e6))["top1"])
+            recipe = recipe_of(cfg)
+            trainer = Trainer(training_task(data, recipe), arch, data, recipe, start_runtime(recipe.runtime))
+            accuracies.append(trainer.run(Path(output), stop=StopRequest(1e6)).scores["top1"])
     macs = arch.cost(10).macs
     print(f"{kind}: {macs:,} MACs, test top-1 {' '.join(f'{a:.4f}' for a in accuracies)}", flush=True)
     scores = [score(accuracy) for accuracy in accuracies]

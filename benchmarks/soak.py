@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mobile_cv_nas.search.monitor import Monitor
 
-from mobile_cv_nas.arch import SearchSpace
-from mobile_cv_nas.commands.options import data_from as build_data
+from mobile_cv_nas.commands.options import recipe_of, search_options
 from mobile_cv_nas.config import load_config
-from mobile_cv_nas.engine.checkpoint import StopRequest, save_checkpoint
-from mobile_cv_nas.engine.runtime import MetricsLog, start_runtime
-from mobile_cv_nas.search import Searcher
+from mobile_cv_nas.data.build import build_data
+from mobile_cv_nas.engine.loop import Loop
+from mobile_cv_nas.engine.run_folder import open_run
+from mobile_cv_nas.engine.stop import StopRequest
+from mobile_cv_nas.report.space import find_space
+from mobile_cv_nas.search.run import SearchRun
+from mobile_cv_nas.search.searcher import Searcher
 
 LIMIT, WINDOW = 0.02, 25
 CONFIG = Path(__file__).parents[1] / "configs" / "search" / "digits.yaml"
@@ -36,38 +38,31 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-class Watch(Monitor):
-    """Measures after each step, and asks to stop after `steps`."""
-
-    def __init__(self, searcher: Searcher, log: MetricsLog, stop: StopRequest, steps: int):
-        super().__init__(searcher, log)
-        self.stop, self.steps = stop, steps
-        self.sizes: list[int] = []
-
-    def step(self, searcher: Searcher) -> None:
-        super().step(searcher)
-        self.sizes.append(resident())
-        self.stop.requested = len(self.sizes) >= self.steps - 1  # the step after the wish is the last
-
-
 def measure(config: str, steps: int, folder: Path) -> list[int]:
     """Bytes resident after each of `steps` steps of a search."""
     # Enough epochs, and alphas that learn from the first epoch on, so that the warm-up has seen all there is.
     cfg = load_config(config, ["OUTPUT_DIR", str(folder), "SEARCH.EPOCHS", str(steps), "SEARCH.WARMUP_FRACTION", "0"])
-    searcher = Searcher(cfg, SearchSpace.load(cfg.SEARCH.SPACE), build_data(cfg), start_runtime(cfg))
-    log, stop = MetricsLog(folder, True), StopRequest(cfg.CHECKPOINT.MINUTES)
-    watch = Watch(searcher, log, stop, steps)
+    recipe = recipe_of(cfg)
+    run = SearchRun(find_space(cfg.SEARCH.SPACE), build_data(recipe.data), search_options(cfg), recipe)
+    searcher = Searcher(run.space, run.task, run.data, run.goal, run.options, recipe, run.runtime)
+    stop, sizes = StopRequest(cfg.CHECKPOINT.MINUTES), []
 
-    def save() -> None:
-        state: dict[str, Any] = {"searcher": searcher.state_dict(), "log": log.position}
-        save_checkpoint(folder, state, searcher.steps_done, cfg.CHECKPOINT.KEEP)
+    def watched(phase: Any) -> Any:
+        real = phase.stepper.step
 
-    try:
-        searcher.run(stop, save, watch)
-    finally:
-        watch.close()
-        log.close()
-    return watch.sizes
+        def step(*args: Any) -> Any:
+            outcome = real(*args)
+            sizes.append(resident())
+            stop.requested = len(sizes) >= steps - 1  # the step after the wish is the last
+            return outcome
+
+        return step
+
+    for phase in searcher.phases:
+        phase.stepper.step = watched(phase)
+    open_run(folder, resume=False)
+    Loop(searcher, folder, run.runtime, {}).run(stop)
+    return sizes
 
 
 def main() -> int:

@@ -8,9 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
-
-from yacs.config import CfgNode
+from typing import Any, NoReturn
 
 from .arch import ArchError
 from .config import load_config
@@ -20,7 +18,7 @@ DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
 def main(
-    run: Callable[[CfgNode, argparse.Namespace], None],
+    run: Callable[[Any, argparse.Namespace], None],
     argv: Sequence[str] | None = None,
     description: str = "",
     resumable: bool = True,

@@ -27,7 +27,7 @@ def did_you_mean(name: Any, known: Iterable[str], few: int = 0) -> str:
     Where there are at most `few` known names, "; one of ..." names them all instead.
     """
     names = list(known)
-    if len(names) <= few:
+    if names and len(names) <= few:
         return "; one of " + ", ".join(known or '""' for known in names)
     folded = {known.casefold(): known for known in reversed(names)}
     found = difflib.get_close_matches(name[:100].casefold(), folded, 1, 0.5) if isinstance(name, str) else None

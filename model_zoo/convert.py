@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from mobile_cv_nas.networks.build import build_model
+from mobile_cv_nas.weights.fetch import file_sha256
 from mobile_cv_nas.weights.file import WeightsError, save_weights
 
 from .builder import find_arch
-from .weights import file_sha256, read_weights
+from .weights import read_weights
 
 
 def convert(weights: str | os.PathLike, model: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:

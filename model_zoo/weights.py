@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import pickle
 import shutil
@@ -23,7 +22,7 @@ from torch import nn
 
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.networks.build import Network, build_model
-from mobile_cv_nas.weights.fetch import cache_folder
+from mobile_cv_nas.weights.fetch import cache_folder, file_sha256
 from mobile_cv_nas.weights.file import MAX_BYTES, WeightsError
 from mobile_cv_nas.weights.file import load_weights as load_safetensors
 
@@ -157,18 +156,6 @@ def _check_hash(path: Path, sha256: str | None) -> None:
         found = file_sha256(path)
         if not found.startswith(sha256.lower()):
             raise WeightsError(f"{path}: its sha256 is {found[:16]}..., not {sha256[:16]}...: damaged or replaced; fetch it again")
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-    """The sha256 of a file, in hex. Raises WeightsError."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return digest.hexdigest()
 
 
 # -- reading ------------------------------------------------------------------------------------------

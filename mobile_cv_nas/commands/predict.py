@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ..cli import Parser, guarded
 from ..data.folders import is_image
+from ..data.images import open_image
 from ..errors import InputError
 from ..tasks.model import load
 from ..tasks.prediction import Prediction
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     paths = list(find_images(args.images))
     targets = drawings(paths, args.output, args.model) if args.output else [None] * len(paths)
+    open_image(paths[0])  # an error of the first image comes before the time that a model takes
     model = load(args.model, args.arch)
     for path, target in zip(progress(paths), targets, strict=True):
         found: Prediction = model.predict(path, args.top, args.score)

@@ -1,11 +1,10 @@
 """The command lines: exit codes, one line an error, tables that fit a terminal."""
 
 import pytest
-from helpers import image_folder, quick_cfg, run_tool, tiny_arch
+from helpers import image_folder, quick_cfg, run_tool, tiny_arch, train
 
 from mobile_cv_nas.cli import main
 from mobile_cv_nas.config import ConfigError
-from mobile_cv_nas.training.trainer import train
 
 
 def exit_code(action, *argv):

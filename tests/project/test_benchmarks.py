@@ -108,7 +108,7 @@ def test_dnas_with_shared_weights_is_masking(load):
     torch.manual_seed(0)
     supernet, dnas = module.masking(4, 32).double(), module.Dnas(4).double()
     blocks = list(supernet.blocks.values())
-    pairs = [(dnas.stem, blocks[0].units["conv_k3"]), (dnas.last, blocks[-1].units["conv_k1"]), (dnas.classifier, supernet.classifier)]
+    pairs = [(dnas.stem, blocks[0].units["conv_k3"]), (dnas.last, blocks[-1].units["conv_k1"]), (dnas.classifier, supernet.head)]
     alphas = supernet.alphas()
     with torch.no_grad():
         for i, ((pw, dw, pwl), block) in enumerate(zip(dnas.blocks, blocks[1:-1], strict=True)):

@@ -56,7 +56,7 @@ def test_the_zoo_needs_no_extra() -> None:
 
 NEEDS = {
     "figures": (
-        "import mobile_cv_nas as nas; from mobile_cv_nas.report.search import draw_arch; "
+        "import mobile_cv_nas as nas; from mobile_cv_nas.report.network import draw_arch; "
         "draw_arch(nas.get_arch('FBNetV2_F1'), '/dev/null')",
         "search",
     ),

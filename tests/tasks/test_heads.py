@@ -436,7 +436,7 @@ def test_models_are_copied_and_pickled(head):
         ({"weights": "net.pth", "backbone": Pair()}, "load the weights into the module before"),
         ({"pretrained": True, "backbone": nas.get_arch(SMALL)}, "an arch alone has no pretrained weights"),
         ({"weights": "missing.pth"}, "missing.pth: no such file"),
-        ({"score_tresh": 0.1}, "ssdlite: no such option 'score_tresh'; did you mean score_thresh?"),
+        ({"score_tresh": 0.1}, "ssdlite: no such option 'score_tresh', did you mean score_thresh?"),
         ({"zzz": 0.1}, "ssdlite: no such option 'zzz'; it takes aspect_ratios, detections_per_img"),
         ({"size": (9, 9)}, "ssdlite: no such option 'size'"),
         ({"anchor_scale": 4}, "ssdlite: no such option 'anchor_scale'"),
@@ -575,6 +575,6 @@ def test_arguments_of_odd_types():
         nas.build_segmenter("deeplabv3", SMALL, 3, low_stride=4)
     with pytest.raises(InputError, match=r"output_stride 16\.0"):
         nas.build_segmenter("deeplabv3", SMALL, 3, output_stride=16.0)
-    with pytest.raises(InputError, match="no such option 'min_size'; did you mean input_size"):
+    with pytest.raises(InputError, match="no such option 'min_size', did you mean input_size"):
         nas.build_detector("faster_rcnn", SMALL, 3, min_size=300)
     assert len(nas.build_detector("ssdlite", SMALL, 3, strides=np.array([16, 32])).backbone.body.feature_info.strides) == 2
