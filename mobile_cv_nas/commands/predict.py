@@ -4,8 +4,8 @@ python tools/predict.py cat.jpg --model FBNetV2_F4
 python tools/predict.py photos/ "more/*.png" --model output/digits --json
 python tools/predict.py scene.png --model output/detect --score 0.3 --output found.png
 
-A model is a result folder, its .safetensors file, or a name of the zoo; the file knows its task. Drawings go to --output: a PNG for one image,
-a folder for several.
+A model is a result folder, its .safetensors file, or a name of the zoo; the file knows its task. Drawings go to --output: a PNG
+for one image, a folder for several.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from pathlib import Path
 
 from ..cli import Parser, guarded
 from ..data.folders import is_image
-from ..data.images import open_image
 from ..errors import InputError
-from ..tasks.model import load
+from ..tasks.model import load, read_picture
 from ..tasks.prediction import Prediction
 
 
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     paths = list(find_images(args.images))
     targets = drawings(paths, args.output, args.model) if args.output else [None] * len(paths)
-    open_image(paths[0])  # an error of the first image comes before the time that a model takes
+    read_picture(paths[0])  # an error of the first image comes before the time that a model takes
     model = load(args.model, args.arch)
     for path, target in zip(progress(paths), targets, strict=True):
         found: Prediction = model.predict(path, args.top, args.score)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,8 +64,14 @@ class Work(Protocol):
     section: str  # of its keys, for errors: TRAIN or SEARCH
     epochs: int
     on_nan: str  # stop | skip
-    phases: Sequence[Phase]
-    loaders: Sequence[Loader]  # all, whose skipped images are counted
+
+    @property
+    def phases(self) -> Sequence[Any]:
+        """Each a `Phase`, in the order of an epoch."""
+
+    @property
+    def loaders(self) -> Sequence[Loader]:
+        """All of them, whose skipped images are counted."""
 
     def status(self, loop: Loop) -> str:
         """A line beside the bar."""
@@ -162,7 +168,7 @@ class Loop:
             self.phase, self.step = self.phase + 1, 0
         return True
 
-    def _batches(self, phase: Phase) -> Iterator[list[Any]]:
+    def _batches(self, phase: Phase) -> Generator[list[Any], None, None]:
         """The batches of each remaining step of a phase, on the device."""
         parts = self.runtime.options.accumulate
         phase.begin(self.epoch)

@@ -130,7 +130,7 @@ class LRASPP(nn.Module):
     @staticmethod
     def reads(layers: Sequence[Layer], channels: int = 128, low_stride: int = 8) -> tuple[int, ...]:
         """Raises InputError if there is no such map, or the layers end in what only a classifier needs."""
-        return _at_strides(layers, (low_stride,), "HEAD.LOW_STRIDE") + (_last_of_features(layers),)
+        return (*_at_strides(layers, (low_stride,), "HEAD.LOW_STRIDE"), _last_of_features(layers))
 
     def forward(self, maps: Sequence[Tensor], gates: Gates | None = None, size: Sequence[int] | None = None) -> Tensor:
         low, high = (widened(x, width) for x, width in zip(maps, self.widths, strict=True))
@@ -182,7 +182,8 @@ class CoarserMaps(nn.Module):
 class SSDLite(nn.Module):
     """torchvision's SSDLite head on the last map of each of some strides and on coarser ones that it adds.
 
-    Gives {"bbox_regression": (N, anchors, 4), "cls_logits": (N, anchors, num_classes + 1)}; label 0 is the background. Widths as of `LRASPP`.
+    Gives {"bbox_regression": (N, anchors, 4), "cls_logits": (N, anchors, num_classes + 1)}; label 0 is the background. Widths as of
+    `LRASPP`.
 
     Args:
         num_classes: kinds of objects.

@@ -125,7 +125,7 @@ def search(
         A SearchResult. SIGINT and SIGTERM end the run after a step, saved; its `finished` is then False.
 
     Raises:
-        InputError: bad input, or a target out of reach; ConfigError, ArchError, DataError, FileError, CheckpointError, DeriveError say more.
+        InputError: bad input, or a target out of reach; ArchError, DataError, FileError, CheckpointError, DeriveError say more.
         NotFinite: a loss, gradient or alpha is NaN or infinite.
     """
     recipe = recipe or Recipe()
@@ -211,7 +211,7 @@ class SearchRun:
             return result
 
     def _search(self, searcher: Searcher, folder: Path, stop: StopRequest, resume: bool, callback: Callback | None) -> Derived | None:
-        """Searches, or goes on, and derives an arch; None if stopped on request. Leaves checkpoints, metrics, arch, supernet and figures."""
+        """Searches, or goes on, and derives an arch; None if stopped on request. Leaves metrics, arch, supernet, figures."""
         parts = {"kind": "search", "space": json.dumps(self.space.to_dict()), "processes": self.runtime.world, "SEED": self.recipe.seed}
         recipe = self.recipe
         sections = {"data": recipe.data, "search": self.options, "head": recipe.head, "runtime": recipe.runtime}

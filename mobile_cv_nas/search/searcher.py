@@ -107,8 +107,9 @@ class Searcher:
             phase, totals = self.phases[loop.phase], self._means(loop, loop.phase)
             costs = self.strategy.costs()
             numbers = [totals["cost"] or 0.0, costs["cost_expected"], costs["cost_argmax"]]
+            tau = self.strategy.temperature(loop.epoch)
             self._shown = (
-                f"{phase.name} loss {totals['loss'] or 0:.3f} acc {totals['right'] or 0:.3f} tau {self.strategy.temperature(loop.epoch):.2f} "
+                f"{phase.name} loss {totals['loss'] or 0:.3f} acc {totals['right'] or 0:.3f} tau {tau:.2f} "
                 f"{self.goal.objective} {'/'.join(short(cost) for cost in numbers)} H {self.strategy.entropy():.2f}"
             )
         return self._shown

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arch import ArchDef
-from ..data.images import open_image
+from ..data.images import BadImage, open_image
 from ..data.transforms import Preprocess
 from ..errors import InputError, listed
 from ..model_zoo.builder import fbnet_builder, find_arch
@@ -61,8 +61,8 @@ class Model:
         """What the model says of an image, or of several.
 
         Args:
-            images: a path, a PIL image, an array (H, W), (H, W, C) of uint8 or of floats in 0..1, or a tensor: (C, H, W) uint8 is an image, float
-                is the network's own input, made by `transform`; or a list of such, or a batch (N, C, H, W).
+            images: a path, a PIL image, an array (H, W), (H, W, C) of uint8 or of floats in 0..1, or a tensor: (C, H, W) uint8 is an image,
+                float is the network's own input, made by `transform`; or a list of such, or a batch (N, C, H, W).
             top: classes of a classifier.
             score: the least of a detected object, 0 to 1.
 
@@ -84,7 +84,8 @@ class Model:
 
     @torch.inference_mode()
     def _predict(self, images: Sequence[Any], options: PredictOptions) -> list[Prediction]:
-        pictures, inputs = [], []
+        pictures: list[Any] = []
+        inputs: list[Tensor] = []
         for image in images:
             if isinstance(image, Tensor) and image.is_floating_point():
                 if image.ndim != 3 or image.shape[0] != self.task.in_channels:
@@ -96,7 +97,7 @@ class Model:
                 raise InputError(
                     "this network was trained on tensors that a Dataset of its own prepared; give float tensors (C, H, W) made alike"
                 )
-            picture = open_image(image)
+            picture = read_picture(image)
             pictures.append(picture)
             inputs.append(self.transform(picture).to(self.device))
         return self.task.predict(self.network, pictures, inputs, options) if pictures else []
@@ -109,6 +110,15 @@ class Model:
     def save(self, path: str | os.PathLike) -> None:
         """Writes a .safetensors file that `load` reads back as an equal model. Raises FileError or WeightsError."""
         save_model(path, self.network, self.arch, self.task, self.transform, self.about)
+
+
+def read_picture(image: Any) -> Any:
+    """A PIL image in RGB, by the reader of training. Raises InputError, which names a file and says why it is no image."""
+    try:
+        return open_image(image)
+    except BadImage as error:
+        name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"a {type(image).__name__}"
+        raise InputError(f"{name}: no image that can be read: {error}; give a JPEG or PNG, say") from None
 
 
 def save_model(

@@ -41,10 +41,10 @@ class TrainOptions:
 class Recipe:
     """Everything a run is told beside its network, its images and its folder."""
 
-    train: TrainOptions = TrainOptions()
-    data: DataOptions = DataOptions()
-    head: HeadOptions = HeadOptions()
-    runtime: RuntimeOptions = RuntimeOptions()
+    train: TrainOptions = field(default_factory=TrainOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    head: HeadOptions = field(default_factory=HeadOptions)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     seed: int = 0  # of everything random: weights, order of the images, augmentation, Gumbel noise
 
 

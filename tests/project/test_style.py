@@ -1,5 +1,3 @@
-import pytest
-
 """The house rules that a person can forget: sizes of files, functions and constructors, heads, configs and type ignores."""
 
 from __future__ import annotations
@@ -8,6 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path for folder in ("mobile_cv_nas", "model_zoo", "tools") for path in (ROOT / folder).rglob("*.py"))

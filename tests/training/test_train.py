@@ -147,7 +147,12 @@ def test_accumulation_and_clipping_are_exact():
         optimizer = build_optimizer(network, replace(options, lr=1.0))
         stepper = Stepper(dict(network.named_parameters()), optimizer, network, runtime, options.clip_grad)
         batches = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
-        outcome = stepper.step(batches, parts, lambda batch, n: task.loss(network, batch, (0, 0, n), runtime), lambda: [True, False])
+        outcome = stepper.step(
+            batches,
+            parts,
+            lambda batch, n, task=task, network=network, runtime=runtime: task.loss(network, batch, (0, 0, n), runtime),
+            lambda: [True, False],
+        )
         assert outcome.flags == [1.0, 0.0]
         assert outcome.sums["images"] == 8
         networks.append(network)
