@@ -28,7 +28,8 @@ class Supernet(nn.Module):
     formed anew in each `forward` and `cost`, from the stored noise, so that each call has a graph of its own.
 
     Where there are several input sizes, a classifier reads the sum of their maps (paper, Section 3.2). Under another head every size
-    runs by itself, and the outputs, at the size of the largest, are summed under the gates: a child of a small size is judged by the same pixels.
+    runs by itself, and the outputs, at the size of the largest, are summed under the gates: a child of a small size
+    is judged by the same pixels.
 
     Attributes:
         head, head_def: the head, and how it was asked for.

@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from dense_runs import HEADS, dense_arch, dense_cfg, edit_annotations, task_of
+from dense_runs import HEADS, dense_arch, dense_cfg, dense_trainer, edit_annotations
+from helpers import data_of_cfg as build_data
 from helpers import quick_cfg, run_tool
 from PIL import Image
 
-from mobile_cv_nas.commands.options import data_from as build_data
 from mobile_cv_nas.commands.options import data_options
 from mobile_cv_nas.config import ConfigError, load_config
 from mobile_cv_nas.data import DataError
@@ -100,11 +100,11 @@ def test_keys_that_a_head_takes():
 
 def test_strides_that_the_backbone_lacks(scenes):
     with pytest.raises(InputError, match=r"strides \(64\): the backbone has maps at"):
-        task_of("ssdlite", scenes, "HEAD.STRIDES", "[64]")
+        dense_trainer("ssdlite", scenes, "HEAD.STRIDES", "[64]")
     with pytest.raises(InputError, match="output_stride 64: the backbone has maps at"):
-        task_of("lraspp", scenes, "HEAD.OUTPUT_STRIDE", "64")
+        dense_trainer("lraspp", scenes, "HEAD.OUTPUT_STRIDE", "64")
     with pytest.raises(DataError, match=r"24 training images are fewer than"):
-        task_of("ssdlite", scenes, "TRAIN.BATCH_SIZE", "32")
+        dense_trainer("ssdlite", scenes, "TRAIN.BATCH_SIZE", "32")
 
 
 def remove_image(root):

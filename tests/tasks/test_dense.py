@@ -6,23 +6,21 @@ import re
 import numpy as np
 import pytest
 import torch
-from dense_runs import HEADS, dense_arch, dense_cfg, edit_annotations, is_detector, task_of, train_dense
-from helpers import quick_cfg, read_metrics
+from dense_runs import HEADS, dense_arch, dense_cfg, dense_trainer, edit_annotations, is_detector, train_dense
+from helpers import data_of_cfg as build_data
+from helpers import loader_of_cfg as build_loader
+from helpers import quick_cfg, read_metrics, run_training, runtime_of, trainer_of
 from mobile_cv_nas.tasks.evaluate import run_test
 from PIL import Image
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.commands.options import data_from as build_data
-from mobile_cv_nas.commands.options import data_options
-from mobile_cv_nas.commands.options import loader_from as build_loader
+from mobile_cv_nas.commands.test_net import test_from as run_test
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data.transforms import MaskTransform
-from mobile_cv_nas.engine.runtime import start_runtime
-from mobile_cv_nas.engine.step import Stepper
 from mobile_cv_nas.networks.counting import count_detector
-from mobile_cv_nas.tasks.dense import Detection, Segmentation, evaluate_masks, load_head
+from mobile_cv_nas.tasks.dense import Segmentation
 from mobile_cv_nas.tasks.metrics import Confusion, average_precision
-from mobile_cv_nas.training.trainer import run_training
+from mobile_cv_nas.tasks.segmentation import Segmentation
 from mobile_cv_nas.weights.file import WeightsError
 
 STEPS = 3  # an epoch of dense_cfg
@@ -57,64 +55,60 @@ def test_training_leaves_a_complete_folder(scenes, tmp_path, head):
     assert records[-1]["loss"] < records[0]["loss"]
     assert load_config(tmp_path / "run" / "config.yaml") == cfg
     # the file is the network that was tested
-    network, content = load_head(tmp_path / "run" / "model.safetensors")
-    assert content["classes"] == [*([] if is_detector(head) else ["background"]), *"0123456789"]
-    task = task_of(head, scenes, *options)
-    assert {name: result[name] for name in scores} == task.evaluate(network, task.loaders[2])
+    model = nas.load(tmp_path / "run")
+    assert list(model.classes) == [*([] if is_detector(head) else ["background"]), *"0123456789"]
+    trainer = dense_trainer(head, scenes, *options)
+    assert {name: result[name] for name in scores} == model.task.evaluate(model.network, trainer.test.epoch())
     # and what tools/test_net.py tests
     tested = run_test(dense_cfg(head, scenes, tmp_path, "MODEL.WEIGHTS", str(tmp_path / "run" / "model.safetensors")))
     for name in scores:
-        assert re.search(rf"test {names.get(name, name)} +{result[name]:.4f}\n", tested)
+        assert re.search(rf"{names.get(name, dict(loss='cross-entropy').get(name, name))} +{result[name]:.4f}\n", tested)
     assert f"{result['macs']:,}" in tested
     other = dense_cfg(
         "lraspp" if head != "lraspp" else "ssdlite", scenes, tmp_path, "MODEL.WEIGHTS", str(tmp_path / "run" / "model.safetensors")
     )
-    with pytest.raises(WeightsError, match=f"a {head} of 1[01] classes .*, but HEAD.NAME is (ssdlite|lraspp).*; make them the same"):
+    with pytest.raises(WeightsError, match=f"the weights of {head}, and HEAD.NAME is (ssdlite|lraspp)"):
         run_test(other)
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_costs_are_those_of_the_network(scenes, head):
-    task = task_of(head, scenes)
-    assert task.cost == (count_detector if is_detector(head) else nas.count)(task.network, 64)
-    assert task.cost.params == sum(parameter.numel() for parameter in task.network.parameters())
+    trainer = dense_trainer(head, scenes)
+    assert trainer.cost == (count_detector if is_detector(head) else nas.count)(trainer.network, 64)
+    assert trainer.cost.params == sum(parameter.numel() for parameter in trainer.network.parameters())
+
+
+def learn_by_heart(trainer, rates):
+    """Many steps on one batch, then the statistics of its images themselves; the scores on the validation images."""
+    (batch,) = trainer.loader.epoch()
+    for step, rate in enumerate(rates):
+        for group in trainer.stepper.optimizer.param_groups:
+            group["lr"] = rate
+        outcome = trainer.stepper.step([batch], 1, lambda one, n, step=step: trainer.loss(one, (0, step, n)), list)
+        assert outcome.term is None
+    trainer.network.train()
+    with torch.no_grad():
+        for _ in range(40):
+            trainer.network(*(batch if trainer.task.kind == "detection" else batch[:1]))
+    return trainer.task.evaluate(trainer.result, trainer.val.epoch())
+
+
+def of_two_images(cfg):
+    data = build_data(cfg)
+    return trainer_of(cfg, dense_arch(16), data=type(data)(data.train.head(2), data.train.head(2), data.train.head(2), data.classes))
 
 
 def test_a_detector_learns_an_image_by_heart(scenes):
     """So that boxes, labels and scores mean to the loss what they mean to the average precision."""
-    cfg = dense_cfg(
-        "ssdlite", scenes, scenes, "TRAIN.LR", "0.1", "TRAIN.BATCH_SIZE", "2", "TRAIN.WEIGHT_DECAY", "0", "TRAIN.CLIP_GRAD", "5"
-    )
-    data = build_data(cfg)
-    data = type(data)(data.train.head(2), data.train.head(2), data.train.head(2), data.classes)
-    runtime = start_runtime(cfg)
-    task = Detection(cfg, dense_arch(16), data, None, runtime)
-    stepper = Stepper(cfg, task.network, task.objective, runtime)
-    (batch,) = task.loaders[0].epoch()
-    for step in range(120):
-        stepper.step([batch], 0.1 if step < 90 else 0.01, (0, step), list)
-    task.network.train()
-    with torch.no_grad():  # statistics of the images themselves
-        for _ in range(40):
-            task.network(*batch)
-    assert task.evaluate(stepper.result, task.loaders[1])["ap50"] > 0.9
+    options = ["TRAIN.LR", "0.1", "TRAIN.BATCH_SIZE", "2", "TRAIN.WEIGHT_DECAY", "0", "TRAIN.CLIP_GRAD", "5"]
+    trainer = of_two_images(dense_cfg("ssdlite", scenes, scenes, *options))
+    assert learn_by_heart(trainer, [0.1] * 90 + [0.01] * 30)["ap50"] > 0.9
 
 
 def test_a_segmenter_learns_an_image_by_heart(scenes):
-    cfg = dense_cfg("lraspp", scenes, scenes, "TRAIN.BATCH_SIZE", "2", "HEAD.LOW_STRIDE", "4", "TRAIN.WEIGHT_DECAY", "0")
-    data = build_data(cfg)
-    data = type(data)(data.train.head(2), data.train.head(2), data.train.head(2), data.classes)
-    runtime = start_runtime(cfg)
-    task = Segmentation(cfg, dense_arch(16), data, None, runtime)
-    stepper = Stepper(cfg, task.network, task.objective, runtime)
-    (batch,) = task.loaders[0].epoch()
-    for step in range(100):
-        stepper.step([batch], 0.2 if step < 80 else 0.02, (0, step), list)
-    task.network.train()
-    with torch.no_grad():
-        for _ in range(40):
-            task.network(batch[0])
-    assert task.evaluate(stepper.result, task.loaders[1])["miou"] > 0.7
+    options = ["TRAIN.BATCH_SIZE", "2", "HEAD.LOW_STRIDE", "4", "TRAIN.WEIGHT_DECAY", "0"]
+    trainer = of_two_images(dense_cfg("lraspp", scenes, scenes, *options))
+    assert learn_by_heart(trainer, [0.2] * 80 + [0.02] * 20)["miou"] > 0.7
 
 
 # -- evaluation ---------------------------------------------------------------------------------------
@@ -143,20 +137,22 @@ class Oracle(torch.nn.Module):
 
 
 def test_average_precision_by_hand(scenes):
-    task = task_of("ssdlite", scenes)
-    source = task.data.test.source
+    trainer = dense_trainer("ssdlite", scenes)
+    source = trainer.data.test.source
     oracle = Oracle(source).train()
-    expected = average_precision(source.labels, list(oracle.known.values()), task.data.classes)
+    expected = average_precision(source.labels, list(oracle.known.values()), trainer.data.classes)
     assert 0.1 < expected["ap75"] < expected["ap50"] < 0.9
-    assert task.evaluate(oracle, task.loaders[2]) == pytest.approx(expected, abs=1e-9)
+    assert trainer.task.evaluate(oracle, trainer.test.epoch()) == pytest.approx(expected, abs=1e-9)
     assert oracle.training  # as it was
 
 
 def test_mean_iou_of_a_segmenter_by_hand(scenes):
-    task = task_of("lraspp", scenes, "HEAD.LOW_STRIDE", "4", label_size=128)  # logits are resized to masks that are larger than the images
-    source = task.data.test.source
-    transform = MaskTransform(data_options(task.cfg), 64, 128, train=False)
-    confusion, loss, network = Confusion(11), 0.0, task.network.eval()
+    trainer = dense_trainer(
+        "lraspp", scenes, "HEAD.LOW_STRIDE", "4", label_size=128
+    )  # logits are resized to masks that are larger than the images
+    source = trainer.data.test.source
+    transform = MaskTransform(trainer.recipe.data, 64, 128, train=False)
+    confusion, loss, network = Confusion(11), 0.0, trainer.network.eval()
     for path, target in zip(source.images, source.labels, strict=True):
         with Image.open(path) as image, torch.no_grad():
             pixels, mask = transform(image.convert("RGB"), target)
@@ -164,7 +160,7 @@ def test_mean_iou_of_a_segmenter_by_hand(scenes):
         confusion.update(logits.argmax(1), mask[None])
         loss += torch.nn.functional.cross_entropy(logits, mask[None], ignore_index=255).item() / len(source.images)
     expected = {"loss": loss, "pixel_accuracy": confusion.pixel_accuracy(), "miou": confusion.miou()}
-    assert task.evaluate(network, task.loaders[2]) == pytest.approx(expected, abs=1e-5)
+    assert trainer.task.evaluate(network, trainer.test.epoch()) == pytest.approx(expected, abs=1e-5)
     assert not network.training
 
 
@@ -188,28 +184,29 @@ class TwoProcesses:
 
 @pytest.mark.parametrize("head", ["ssdlite", "lraspp"])
 def test_two_processes_judge_as_one(scenes, head):
-    task = task_of(head, scenes)
-    split = task.data.train.head(7)  # one has more than the other
-    network = Oracle(split.source) if is_detector(head) else task.network
-    one = task.evaluate(network, build_loader(task.cfg, split, 64, 4, False))
-    runtime, other, parts = task.runtime, None, []
+    trainer = dense_trainer(head, scenes)
+    split = trainer.data.train.head(7)  # one has more than the other
+    network = Oracle(split.source) if is_detector(head) else trainer.network
+    cfg = dense_cfg(head, scenes, scenes)
+    one = trainer.task.evaluate(network, build_loader(cfg, split, 64, 4, False).epoch())
+    other, parts = None, []
     for rank in (1, 0):
-        task.runtime = TwoProcesses(runtime, other)
-        loader = build_loader(task.cfg, split, 64, 4, False, shard=(rank, 2))
-        parts.append(task.evaluate(network, loader))
-        other = task.runtime.mine
+        runtime = TwoProcesses(trainer.runtime, other)
+        parts.append(trainer.task.evaluate(network, build_loader(cfg, split, 64, 4, False, shard=(rank, 2)).epoch(), runtime))
+        other = runtime.mine
     alone, both = parts
     assert both == pytest.approx(one, abs=1e-6)
     assert alone != pytest.approx(one, abs=1e-3)
 
 
 def test_nothing_that_counts_is_no_error():
-    runtime = start_runtime(quick_cfg("x"))
+    runtime = runtime_of(quick_cfg("x"))
     network = nas.build_segmenter("lraspp", dense_arch(), 3)
     images, masks = torch.randn(2, 3, 64, 64), torch.full((2, 64, 64), 255)
-    scores = evaluate_masks(network, [(images, masks)], 3, runtime)
+    evaluate = Segmentation(tuple("abc")).evaluate
+    scores = evaluate(network, [(images, masks)], runtime)
     assert scores == {"loss": 0.0, "pixel_accuracy": 0.0, "miou": 0.0}
-    assert evaluate_masks(network, [], 3, runtime) == scores
+    assert evaluate(network, [], runtime) == scores
 
 
 @pytest.mark.parametrize("head", ["faster_rcnn", "retinanet", "ssdlite"])

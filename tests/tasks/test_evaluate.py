@@ -3,12 +3,16 @@ import random
 
 import pytest
 import torch
-from helpers import ROOT, quick_cfg, tiny_arch
+from helpers import ROOT, quick_cfg, runtime_of, tiny_arch
 from torch import nn
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.engine.runtime import start_runtime
-from mobile_cv_nas.tasks.evaluate import evaluate, images_per_second, recalibrate_batchnorm, summarize
+from mobile_cv_nas.commands.test_net import images_per_second
+from mobile_cv_nas.networks.recalibrate import recalibrate_batchnorm
+from mobile_cv_nas.report.network import summarize
+from mobile_cv_nas.tasks.classification import Classification
+
+evaluate = Classification(tuple("abcdefghij")).evaluate
 
 
 class Constant(nn.Module):
@@ -22,18 +26,18 @@ def test_scores_count_what_is_right():
     logits = torch.tensor([[9.0, 8, 7, 6, 5, 4, 3], [1, 2, 3, 4, 5, 6, 7], [0, 0, 9, 0, 0, 0, 1], [7, 6, 5, 4, 3, 2, 1]])
     labels = torch.tensor([0, 2, 6, 6])  # right; third from below, so among the best five; second; last
     score = evaluate(Constant(), [(logits[:3], labels[:3]), (logits[3:], labels[3:])])
-    assert (score.top1, score.top5, score.images) == (0.25, 0.75, 4)
+    assert (score["top1"], score["top5"]) == (0.25, 0.75)
     slow = [-(row.exp() / row.exp().sum())[label].log().item() for row, label in zip(logits, labels, strict=True)]
-    assert score.loss == pytest.approx(sum(slow) / 4, rel=1e-5)
+    assert score["loss"] == pytest.approx(sum(slow) / 4, rel=1e-5)
 
 
 def test_with_fewer_than_five_classes_top5_is_all():
-    assert evaluate(Constant(), [(torch.eye(3), torch.tensor([1, 1, 1]))]).top5 == 1.0
+    assert evaluate(Constant(), [(torch.eye(3), torch.tensor([1, 1, 1]))])["top5"] == 1.0
 
 
 def test_the_runtime_changes_no_score():
     images, labels = torch.randn(20, 7), torch.randint(7, (20,))
-    runtime = start_runtime(quick_cfg("x"))
+    runtime = runtime_of(quick_cfg("x"))
     assert evaluate(Constant(), [(images, labels)], runtime) == evaluate(Constant(), [(images, labels)])
 
 
@@ -43,7 +47,7 @@ def test_evaluation_leaves_the_model_as_it_was(training):
     before = copy.deepcopy(model.state_dict())
     batch = [(torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))]
     evaluate(model, batch)
-    assert images_per_second(model, (4, 3, 8, 8), start_runtime(quick_cfg("x")), seconds=0.01) > 0
+    assert images_per_second(model, (4, 3, 8, 8), runtime_of(quick_cfg("x")), seconds=0.01) > 0
     assert model.training is training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

@@ -1,20 +1,22 @@
 """Training of detectors and segmenters: interruptions, faults, and weights to start from."""
 
 import logging
+import math
+from dataclasses import replace
 
 import pytest
 import torch
-from dense_runs import dense_arch, dense_cfg, edit_annotations, task_of, train_dense
-from helpers import StopAfter, digests, quick_cfg, read_metrics
+from dense_runs import dense_arch, dense_cfg, dense_trainer, edit_annotations, train_dense
+from helpers import StopAfter, digests, quick_cfg, read_metrics, run_training
 from PIL import Image
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.data import DataError
 from mobile_cv_nas.engine.checkpoint import CheckpointError, load_latest
-from mobile_cv_nas.engine.runtime import NotFinite
-from mobile_cv_nas.tasks.dense import DetectorLosses, PixelCrossEntropy
-from mobile_cv_nas.training.trainer import run_training
-from mobile_cv_nas.weights.file import WeightsError, load_start, load_weights, save_weights
+from mobile_cv_nas.engine.loop import NotFinite
+from mobile_cv_nas.tasks.detection import Detection
+from mobile_cv_nas.tasks.segmentation import Segmentation
+from mobile_cv_nas.weights.file import WeightsError, load_weights, save_weights
 
 STEPS = 3  # an epoch of dense_cfg
 
@@ -39,7 +41,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(scenes, tmp_path, head):
     assert not (parts / "result.json").exists()
     torch.rand(7)  # what the process drew before does not matter
     assert not train_dense(cfg, parts, resume=True, stop=StopAfter(3))["finished"]
-    assert load_latest(parts / "checkpoints")["counters"]["epoch"] == 1
+    assert load_latest(parts / "checkpoints")["place"][0] == 1
     assert train_dense(cfg, parts, resume=True)["finished"]
     assert digests(parts) == digests(whole)
     plain = tmp_path / "plain"
@@ -48,12 +50,12 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(scenes, tmp_path, head):
 
 
 def test_the_boxes_to_train_on_are_drawn_by_the_step(scenes):
-    task = task_of("faster_rcnn", scenes, "HEAD.INPUT_SIZE", "128")
-    (batch, *_) = task.loaders[0].epoch()
+    task = dense_trainer("faster_rcnn", scenes, "HEAD.INPUT_SIZE", "128")
+    (batch, *_) = task.loader.epoch()
     losses = []
     for key in ((0, 0, 0), (0, 1, 0), (0, 0, 0)):
         before = torch.rand(1), torch.get_rng_state()
-        losses.append(task.objective.loss(task.network, batch, key)[0].item())
+        losses.append(task.loss(batch, key).total.item())
         assert torch.equal(torch.get_rng_state(), before[1])
     assert losses[0] == losses[2] != losses[1]
 
@@ -68,7 +70,7 @@ def test_reading_processes_change_nothing(scenes, tmp_path):
 
 def test_a_run_does_not_go_on_as_another_head(scenes, tmp_path):
     train_dense(dense_cfg("lraspp", scenes, tmp_path), tmp_path, stop=StopAfter(2))
-    for opts, reason in ((("HEAD.LOW_STRIDE", "4"), "LOW_STRIDE was 8 and is 4"), (("HEAD.INPUT_SIZE", "96"), "label_size was 64")):
+    for opts, reason in ((("HEAD.LOW_STRIDE", "4"), "LOW_STRIDE was 8 and is 4"), (("HEAD.INPUT_SIZE", "96"), "INPUT_SIZE was 64")):
         with pytest.raises(CheckpointError, match=reason):
             train_dense(dense_cfg("lraspp", scenes, tmp_path, *opts), tmp_path, resume=True)
     with pytest.raises(CheckpointError, match="kind was"):
@@ -81,14 +83,16 @@ def poison(monkeypatch):
 
     def poison_at(when):
         calls = []
-        for objective in (DetectorLosses, PixelCrossEntropy):
+        for kind in (Detection, Segmentation):
 
-            def loss(self, *args, real=objective.loss):
+            def loss(self, *args, real=kind.loss):
                 calls.append(1)
-                value, *rest = real(self, *args)
-                return (value * float("nan") if len(calls) == when else value, *rest)
+                found = real(self, *args)
+                if len(calls) != when:
+                    return found
+                return replace(found, total=found.total * math.nan, terms={name: value * math.nan for name, value in found.terms.items()})
 
-            monkeypatch.setattr(objective, "loss", loss)
+            monkeypatch.setattr(kind, "loss", loss)
 
     yield poison_at
     monkeypatch.undo()
@@ -99,7 +103,7 @@ def test_nan_stops_with_the_state_before_it_or_is_skipped(scenes, tmp_path, pois
     cfg = {name: dense_cfg(head, scenes, tmp_path / name) for name in ("clean", "run")}
     train_dense(cfg["clean"], tmp_path / "clean")
     poison(5)
-    with pytest.raises(NotFinite, match=rf"step 5 \(epoch 2\): {term} is not finite at learning rate"):
+    with pytest.raises(NotFinite, match=rf"epoch 2, step 2 of 3 of the training, learning rate \S+: {term} is not finite"):
         train_dense(cfg["run"], tmp_path / "run")
     monkeypatch.undo()  # the cause is gone: the run goes on as if it had never been
     train_dense(cfg["run"], tmp_path / "run", resume=True)
@@ -176,8 +180,8 @@ def test_weights_of_another_head_or_of_other_classes_are_refused(own, trained, t
         with pytest.raises(WeightsError, match=f"model.safetensors: the weights of .*, and HEAD.NAME is {head}"):
             run_training(cfg, heads=[head])
     cfg = quick_cfg(tmp_path / "run", "MODEL.WEIGHTS", detector, "TRAIN.INIT", "inherit")
-    with pytest.raises(WeightsError, match="the weights of ssdlite, not of a classifier"):
-        load_start(cfg)
+    with pytest.raises(WeightsError, match="the weights of ssdlite, and HEAD.NAME is empty: not of a classifier"):
+        run_training(cfg)
 
     def fewer(document):
         document["categories"] = [category for category in document["categories"] if category["id"] != 10]
@@ -198,4 +202,4 @@ def test_a_backbone_of_other_weights_is_refused(scenes, tmp_path):
     with pytest.raises(WeightsError, match=r"w\.safetensors: has no classifier\.weight"):
         run_training(cfg, heads=["ssdlite"])
     with pytest.raises(WeightsError, match="neither a classifier's nor those of a head"):
-        task_of("ssdlite", scenes, weights={"some": torch.zeros(1)})
+        dense_trainer("ssdlite", scenes, weights={"some": torch.zeros(1)})
