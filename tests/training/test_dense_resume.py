@@ -180,7 +180,7 @@ def test_weights_of_another_head_or_of_other_classes_are_refused(own, trained, t
         with pytest.raises(WeightsError, match=f"model.safetensors: the weights of .*, and HEAD.NAME is {head}"):
             run_training(cfg, heads=[head])
     cfg = quick_cfg(tmp_path / "run", "MODEL.WEIGHTS", detector, "TRAIN.INIT", "inherit")
-    with pytest.raises(WeightsError, match="the weights of ssdlite, and HEAD.NAME is empty: not of a classifier"):
+    with pytest.raises(WeightsError, match=r"the weights of ssdlite, and HEAD\.NAME is empty: not of a classifier"):
         run_training(cfg)
 
     def fewer(document):
