@@ -84,7 +84,7 @@ def prepared_as(model: Model, options: DataOptions) -> DataOptions:
     """The options of a data set with the mean, std and resize of a model."""
     transform = model.transform
     changes: dict[str, Any] = {"interpolation": transform.interpolation, "mean": model.task.mean, "std": model.task.std}
-    if isinstance(transform.resize, int):
+    if isinstance(transform.resize, int) and transform.resize:
         changes["crop_ratio"] = transform.input_size / transform.resize
     return replace(options, **changes)
 

@@ -20,6 +20,8 @@ from mobile_cv_nas.engine.run_folder import RunFolder
 from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.errors import FileError
 
+pytestmark = pytest.mark.slow  # limits and signals of the process itself, which pytest-xdist's workers do not survive
+
 
 def state(value):
     return {"w": torch.full((50,), float(value)), "nested": {"list": [1, 2.5, "x", None, True]}, "value": value}

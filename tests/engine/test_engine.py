@@ -20,6 +20,8 @@ from mobile_cv_nas.engine.runtime import count_skipped
 from mobile_cv_nas.errors import FileError
 from mobile_cv_nas.files import atomic_open
 
+pytestmark = pytest.mark.slow  # limits and signals of the process itself, which pytest-xdist's workers do not survive
+
 
 @contextlib.contextmanager
 def small_disk(size):
