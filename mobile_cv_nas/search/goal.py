@@ -11,7 +11,7 @@ from ..nn.heads import HeadDef
 from .options import SearchOptions
 
 OBJECTIVES = {"macs": "MACs", "params": "parameters"}
-_TARGET = re.compile(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kmg]?)\s*([a-z]*)\s*", re.IGNORECASE)
+_TARGET = re.compile(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kmg](?![a-z]))?\s*([a-z]*)\s*", re.IGNORECASE)
 _SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 
 
@@ -47,7 +47,7 @@ def parse_target(text: str | float, objective: str = "macs") -> tuple[float, str
         match = _TARGET.fullmatch(str(text))
         if match is None:
             raise InputError(f"target {text!r}: give a number of MACs or parameters, such as 60e6, 60M or '4M params'")
-        found, unit = float(match[1].replace("_", "")) * _SCALE[match[2].lower()], match[3].lower() or objective
+        found, unit = float(match[1].replace("_", "")) * _SCALE[(match[2] or "").lower()], match[3].lower() or objective
     unit = {"parameters": "params", "mac": "macs"}.get(unit, unit)
     if unit not in OBJECTIVES:
         raise InputError(f"target {text!r}: {unit!r} is no objective{did_you_mean(unit, OBJECTIVES, few=8)}")
