@@ -7,7 +7,7 @@ counts a child in ints gives the expectation when called with vectors of expecte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +129,12 @@ class Effective(nn.Module):
         skip = gates.flatten().index_select(0, self._skip)
         adds = (gates.index_select(0, self._block_rows) * self._adds).sum(1)
         return (enters * own).sum(1) * adds + skip, skip
+
+    def masks(self, gates: Tensor, layer_widths: Mapping[int, int]) -> list[Tensor]:
+        """The mask (width,) of what leaves each of some layers: the probability that a channel is there. {layer: its widest width}."""
+        leaves = self.widths(gates)[2]
+        alive = [self._widths[:, None] > torch.arange(width, device=gates.device) for width in layer_widths.values()]
+        return [leaves[layer] @ flags.to(gates.dtype) for layer, flags in zip(layer_widths, alive)]
 
     def sizes(self, gates: Tensor) -> Tensor:
         """(sizes,) the gates of the input sizes."""

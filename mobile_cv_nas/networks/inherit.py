@@ -39,6 +39,10 @@ def inherit_weights(child: nn.Module, supernet: Supernet) -> nn.Module:
             if layer.names[0] == "skip" and source.layer.skip is not None:  # type: ignore[union-attr]
                 continue
             copy_part(block.state_dict(), source.unit(layer.names[0]).state_dict(), layer.key)  # type: ignore[operator]
+        outputs, own = _part(child, supernet.head.counts), supernet.head_def.num_classes
+        own += supernet.head_def.name == "ssdlite"  # the background
+        if outputs is not None and outputs != own:
+            raise ValueError(f"the child has {outputs} classes, the supernet {own}; give as many")
         for part, place in supernet.head.places.items():
             source, target = _part(supernet.head, part), _part(child, place)
             if source is None or target is None:
@@ -58,9 +62,8 @@ def copy_part(target: dict[str, Tensor], source: dict[str, Tensor], where: str) 
     for name, value in target.items():
         if name not in source or source[name].ndim != value.ndim:
             raise ValueError(f"{where}.{name}: the supernet has none; build the child under the same head")
-        classes = where.endswith(("classifier", "head")) and name.endswith("bias") and source[name].shape != value.shape
         found = source[name][_corner(source[name].shape, value.shape)]
-        if found.shape != value.shape or classes:
+        if found.shape != value.shape:
             raise ValueError(
                 f"{where}.{name}: the child has {tuple(value.shape)}, the supernet {tuple(source[name].shape)}; give as many classes"
             )

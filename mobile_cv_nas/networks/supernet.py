@@ -142,7 +142,7 @@ class Supernet(nn.Module):
         if self.table.picked is not None:
             picked = self.table.picked
             blocks = [picked.get(f"{layer.key}.block", 0) for layer in self.space.layers]
-            return Gates(picked=self.table.picks(), blocks=blocks)
+            return Gates(picked=self.table.picks(), blocks=blocks, maps=self._masks(self.table.gates()))
         gates = self.table.gates()
         summed = (gates.index_select(0, self._unit_rows) * self._unit_flags).sum(1).float().unbind()
         residual, skip = self.effective.residual(gates)
@@ -152,7 +152,14 @@ class Supernet(nn.Module):
             residual=residual.float().unbind(),
             skip=skip.float().unbind(),
             sizes=self.effective.sizes(gates),
+            maps=self._masks(gates),
         )
+
+    def _masks(self, gates: Tensor) -> list[Tensor]:
+        """Of the maps that the head reads, if it needs them."""
+        if not self.head.masks:
+            return []
+        return [mask.float() for mask in self.effective.masks(gates, dict(zip(self._reads, self._widths)))]
 
     def forward(self, x: Tensor) -> Any:
         gates, sizes = self.gates(), self.space.input_sizes

@@ -57,6 +57,7 @@ class Gates:
         residual: per layer, the weight of its input in its output (0-d): agreement and skip.
         skip: per layer, the gate of its skip (0-d).
         sizes: (sizes,) the gates of the input sizes.
+        maps: of each map that the head reads, its mask (C,); empty unless the head needs them.
         area: 0-d, expected pixels of the last map, where the maps of several input sizes are summed.
         update: whether norm layers update their running statistics (False while activations are recomputed).
     """
@@ -68,6 +69,7 @@ class Gates:
     residual: Sequence[Tensor] = ()
     skip: Sequence[Tensor] = ()
     sizes: Tensor | None = None
+    maps: Sequence[Tensor] = ()
     area: Tensor | None = None
     update: bool = True
 

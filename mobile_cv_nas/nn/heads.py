@@ -80,11 +80,15 @@ class Classifier(nn.Linear):
 
     Attributes:
         mixes: whether it reads the sum of all input sizes' maps; else each size runs by itself, and outputs are summed under the gates.
+        masks: whether it needs the masks of its maps: where it normalises them channel by channel, biases revive what is masked.
         places: where its parts lie in a network of the builders.
+        counts: where such a network says how many outputs it has a place (with a background, where the head adds one).
     """
 
     mixes: ClassVar[bool] = True
+    masks: ClassVar[bool] = False
     places: ClassVar[Mapping[str, str]] = {"": "classifier"}
+    counts: ClassVar[str] = "classifier.out_features"
 
     def __init__(self, widths: Sequence[int], sides: Sequence[int], num_classes: int):
         super().__init__(widths[-1], num_classes)
@@ -118,7 +122,9 @@ class LRASPP(nn.Module):
     """
 
     mixes: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
     places: ClassVar[Mapping[str, str]] = {"head": "classifier"}
+    counts: ClassVar[str] = "classifier.high_classifier.out_channels"
 
     def __init__(self, widths: Sequence[int], sides: Sequence[int], num_classes: int, channels: int = 128, low_stride: int = 8):
         super().__init__()
@@ -193,7 +199,9 @@ class SSDLite(nn.Module):
     """
 
     mixes: ClassVar[bool] = False
+    masks: ClassVar[bool] = True
     places: ClassVar[Mapping[str, str]] = {"neck": "backbone.neck", "predictor": "head"}
+    counts: ClassVar[str] = "head.classification_head.num_columns"
 
     def __init__(
         self,
@@ -230,7 +238,21 @@ class SSDLite(nn.Module):
         return self.neck(OrderedDict((f"s{stride}", x) for stride, x in zip(self.strides, wide)))
 
     def forward(self, maps: Sequence[Tensor], gates: Gates | None = None, size: Sequence[int] | None = None) -> dict[str, Tensor]:
-        return self.predictor(list(self.maps(maps).values()))
+        return self.predict(list(self.maps(maps).values()), () if gates is None else gates.maps)
+
+    def predict(self, maps: Sequence[Tensor], masks: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What torchvision's head gives of these maps. A mask acts after the depthwise layer: on the weights that read its output."""
+        found = {}
+        for name, part in (("bbox_regression", self.predictor.regression_head), ("cls_logits", self.predictor.classification_head)):
+            outputs = []
+            for i, (x, block) in enumerate(zip(maps, part.module_list, strict=True)):
+                weight = block[1].weight
+                if i < len(masks):
+                    weight = weight * masks[i].view(1, -1, 1, 1)
+                y = F.conv2d(block[0](x), weight, block[1].bias)  # (N, anchors * columns, H, W)
+                outputs.append(y.unflatten(1, (-1, part.num_columns)).permute(0, 3, 4, 1, 2).flatten(1, 3))
+            found[name] = torch.cat(outputs, 1)
+        return found
 
     @staticmethod
     def cost(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -171,8 +170,19 @@ class _SupernetMaps(nn.Module):
 
     def forward(self, x: Tensor) -> Mapping[str, Tensor]:
         head: Any = self.supernet.head
-        maps = head.neck(OrderedDict((f"s{i}", m) for i, m in enumerate(self.supernet.maps(x))))
-        return maps
+        return head.maps(self.supernet.maps(x))
+
+
+class _SupernetHead(nn.Module):
+    """The head of a supernet as that of SSD, under the current gates."""
+
+    def __init__(self, supernet: Supernet):
+        super().__init__()
+        self.supernet = supernet
+
+    def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
+        head: Any = self.supernet.head
+        return head.predict(maps, self.supernet.gates().maps)
 
 
 def searched_detector(supernet: Supernet, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
@@ -189,7 +199,7 @@ def searched_detector(supernet: Supernet, num_classes: int, options: Mapping[str
     head: Any = supernet.head
     size = supernet.space.max_input_size
     boxes = _default_boxes(own, len(head.predictor.classification_head.module_list), head.strides[0] / size)
-    model = ssd.SSD(_SupernetMaps(supernet), boxes, (size, size), num_classes + 1, head=head.predictor, **{**_SSD, **rest})
+    model = ssd.SSD(_SupernetMaps(supernet), boxes, (size, size), num_classes + 1, head=_SupernetHead(supernet), **{**_SSD, **rest})
     model.register_forward_pre_hook(partial(check_targets, num_classes=num_classes), with_kwargs=True)
     return model
 
