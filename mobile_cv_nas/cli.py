@@ -22,6 +22,7 @@ def main(
     argv: Sequence[str] | None = None,
     description: str = "",
     resumable: bool = True,
+    purpose: str = "",
 ) -> int:
     """Reads `--config-file FILE`, `--resume` (if `resumable`) and KEY VALUE pairs, and calls `run(cfg, args)`.
 
@@ -34,7 +35,7 @@ def main(
         parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys set after the file: TRAIN.EPOCHS 10 ...")
     args = parser.parse_intermixed_args(argv)
-    return guarded(lambda: run(load_config(args.config_file, args.opts), args))
+    return guarded(lambda: run(load_config(args.config_file, args.opts, purpose), args))
 
 
 def guarded(action: Callable[[], None]) -> int:

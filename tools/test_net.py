@@ -13,4 +13,4 @@ from mobile_cv_nas.cli import main
 from mobile_cv_nas.commands.test_net import run
 
 if __name__ == "__main__":
-    sys.exit(main(run, description=__doc__, resumable=False))
+    sys.exit(main(run, description=__doc__, resumable=False, purpose="test"))

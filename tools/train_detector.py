@@ -15,4 +15,4 @@ from mobile_cv_nas.commands.train_net import run
 from mobile_cv_nas.tasks.options import DETECTORS
 
 if __name__ == "__main__":
-    sys.exit(main(functools.partial(run, heads=DETECTORS), description=__doc__))
+    sys.exit(main(functools.partial(run, heads=DETECTORS), description=__doc__, purpose="train"))

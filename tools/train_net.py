@@ -12,4 +12,4 @@ from mobile_cv_nas.cli import main
 from mobile_cv_nas.commands.train_net import run
 
 if __name__ == "__main__":
-    sys.exit(main(run, description=__doc__))
+    sys.exit(main(run, description=__doc__, purpose="train"))

@@ -15,4 +15,4 @@ from mobile_cv_nas.commands.train_net import run
 from mobile_cv_nas.tasks.options import SEGMENTERS
 
 if __name__ == "__main__":
-    sys.exit(main(functools.partial(run, heads=SEGMENTERS), description=__doc__))
+    sys.exit(main(functools.partial(run, heads=SEGMENTERS), description=__doc__, purpose="train"))

@@ -83,7 +83,12 @@ def shown(key: str, model: Model) -> bool:
 def prepared_as(model: Model, options: DataOptions) -> DataOptions:
     """The options of a data set with the mean, std and resize of a model."""
     transform = model.transform
-    changes: dict[str, Any] = {"interpolation": transform.interpolation, "mean": model.task.mean, "std": model.task.std}
+    changes: dict[str, Any] = {
+        "background": transform.background,
+        "interpolation": transform.interpolation,
+        "mean": model.task.mean,
+        "std": model.task.std,
+    }
     if isinstance(transform.resize, int) and transform.resize:
         changes["crop_ratio"] = transform.input_size / transform.resize
     return replace(options, **changes)

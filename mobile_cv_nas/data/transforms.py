@@ -27,6 +27,7 @@ class Preprocess:
     interpolation: str = "bilinear"  # bilinear | bicubic
     mean: Sequence[float] = (0.485, 0.456, 0.406)  # of images in 0..1; as many as channels: 3, or 1 for grey
     std: Sequence[float] = (0.229, 0.224, 0.225)
+    background: str = "white"  # white | black: what the reader composites transparent parts on
 
     def __call__(self, image: Any) -> Tensor:
         from torchvision.transforms import v2
@@ -65,13 +66,13 @@ def preprocess(
 
     Of boxes it only scales to 0..1: a detector resizes and normalises its images itself.
     """
-    mean, std = tuple(options.mean), tuple(options.std)
+    mean, std, mode = tuple(options.mean), tuple(options.std), options.interpolation
     if labels == "boxes":
-        return Preprocess(input_size, 0, False, options.interpolation, (0.0,) * len(mean), (1.0,) * len(std))
+        return Preprocess(input_size, 0, False, mode, (0.0,) * len(mean), (1.0,) * len(std), options.background)
     if labels == "masks" or squeeze:
         side = label_size or input_size
-        return Preprocess(input_size, (side, side), False, options.interpolation, mean, std)
-    return Preprocess(input_size, max(input_size, round(input_size / options.crop_ratio)), True, options.interpolation, mean, std)
+        return Preprocess(input_size, (side, side), False, mode, mean, std, options.background)
+    return Preprocess(input_size, max(input_size, round(input_size / options.crop_ratio)), True, mode, mean, std, options.background)
 
 
 def with_channels(image: Any, channels: int) -> Any:

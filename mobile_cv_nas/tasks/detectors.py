@@ -195,7 +195,9 @@ def searched_detector(supernet: Supernet, num_classes: int, options: Mapping[str
     """
     from torchvision.models.detection import ssd
 
-    own, rest = own_options("ssdlite", ssd.SSD, backbone_options(options)[1], aspect_ratios=(2, 3), min_ratio=0.0, max_ratio=0.95)
+    shape = ("input_size", "strides", "channels")  # which the supernet has already
+    given = {name: value for name, value in backbone_options(options)[1].items() if name not in shape}
+    own, rest = own_options("ssdlite", ssd.SSD, given, aspect_ratios=(2, 3), min_ratio=0.0, max_ratio=0.95)
     head: Any = supernet.head
     size = supernet.space.max_input_size
     boxes = _default_boxes(own, len(head.predictor.classification_head.module_list), head.strides[0] / size)

@@ -97,7 +97,7 @@ class Model:
                 raise InputError(
                     "this network was trained on tensors that a Dataset of its own prepared; give float tensors (C, H, W) made alike"
                 )
-            picture = read_picture(image)
+            picture = read_picture(image, self.transform.background)
             pictures.append(picture)
             inputs.append(self.transform(picture).to(self.device))
         return self.task.predict(self.network, pictures, inputs, options) if pictures else []
@@ -112,10 +112,10 @@ class Model:
         save_model(path, self.network, self.arch, self.task, self.transform, self.about)
 
 
-def read_picture(image: Any) -> Any:
+def read_picture(image: Any, background: str = "white") -> Any:
     """A PIL image in RGB, by the reader of training. Raises InputError, which names a file and says why it is no image."""
     try:
-        return open_image(image)
+        return open_image(image, background)
     except BadImage as error:
         name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"a {type(image).__name__}"
         raise InputError(f"{name}: no image that can be read: {error}; give a JPEG or PNG, say") from None
@@ -193,6 +193,8 @@ def load_file(path: str | os.PathLike, arch: str | os.PathLike | ArchDef = "") -
     network = task.network(found)
     fit_weights(network, state, str(path))
     transform = Preprocess.from_dict(content["transform"]) if "transform" in content else default_transform(task, found)
+    if task.labels == "masks" and not isinstance(transform.resize, int):  # judged by masks of the size that images had before
+        task = replace(task, label_size=transform.resize[0])
     kept = ("version", "arch", "classes", "sha256", "task", "head", "mean", "std", "transform", "versions")
     return Model(network, found, task, transform, {key: value for key, value in content.items() if key not in kept})
 

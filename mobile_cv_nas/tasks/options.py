@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-DETECTORS = ("faster_rcnn", "retinanet", "ssdlite")
-SEGMENTERS = ("lraspp", "deeplabv3")
+from ..config.keys import DETECTORS as DETECTORS
+from ..config.keys import SEGMENTERS as SEGMENTERS
 
 
 @dataclass(frozen=True)

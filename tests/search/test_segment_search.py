@@ -8,6 +8,7 @@ from helpers import StopAfter, read_metrics
 from searches import search_and_train
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.commands.test_net import test_from as net_tested
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data.digit_scenes import write_digit_scenes
 from mobile_cv_nas.errors import InputError
@@ -143,6 +144,8 @@ def test_a_search_ends_in_a_segmenter_with_inherited_weights(config, tmp_path):
     child.load_state_dict(state)
     assert content["head"]["name"] == "lraspp"
     assert nas.count(child, arch.input_size) == nas.Cost(result["macs"], result["params"])
+    tested = net_tested(config("MODEL.WEIGHTS", tmp_path / "run"))  # at the size of the masks, as the run was
+    assert f"{result['miou']:.4f}" in tested
     searched = [record for record in read_metrics(tmp_path / "run") if record["phase"] == "search"]
     assert searched[-1]["weight_loss"] < 2.4  # less than log 11: it learned something
 

@@ -1,6 +1,7 @@
 """A model predicts: classes, boxes and masks of one image, what is printed and drawn, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from PIL import Image
 import mobile_cv_nas as nas
 from mobile_cv_nas.data.images import open_image
 from mobile_cv_nas.data.options import DataOptions
-from mobile_cv_nas.data.transforms import BoxTransform, MaskTransform
+from mobile_cv_nas.data.transforms import BoxTransform, MaskTransform, Preprocess
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.report.predictions import _colour, draw_boxes, draw_masks
+from mobile_cv_nas.tasks.classification import Classification
 from mobile_cv_nas.weights.file import load_weights, save_weights
 
 
@@ -142,6 +144,18 @@ def test_images_reach_the_networks_as_in_training(made):
     assert found.scores == prediction["scores"].sort(descending=True).values.tolist()
     boxes = {tuple(box) for box in prediction["boxes"].tolist()}
     assert {tuple(box) for box in found.boxes} == boxes
+
+
+def test_transparent_parts_are_what_they_were_in_training(tmp_path):
+    model = nas.Model(nas.build_model(tiny_arch(), 3), tiny_arch(), Classification(tuple("abc")), Preprocess(8, 8))
+    clear = Image.new("RGBA", (8, 8), (200, 0, 0, 0))
+    for name in ("white", "black"):
+        Image.new("RGB", (8, 8), name).save(tmp_path / f"{name}.png")
+        model.transform = replace(model.transform, background=name)
+        assert model.predict(clear).scores == model.predict(tmp_path / f"{name}.png").scores
+        model.save(tmp_path / "m.safetensors")
+        assert nas.load(tmp_path / "m.safetensors").transform == model.transform
+    assert model.predict(tmp_path / "white.png").scores != model.predict(tmp_path / "black.png").scores
 
 
 def test_images_of_any_form(made):
