@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..errors import require
 from ..files import write_error
 from .runtime import Runtime
 
@@ -31,6 +32,7 @@ class MetricsLog:
         self._path = folder / "metrics.jsonl"
         if not active:
             return
+        require("tensorboard", "search")
         from torch.utils.tensorboard import SummaryWriter
 
         try:

@@ -60,6 +60,11 @@ NEEDS = {
         "draw_arch(nas.get_arch('FBNetV2_F1'), '/dev/null')",
         "search",
     ),
+    "digits": ("from mobile_cv_nas.data.digits import digits; digits()", "search"),
+    "a run's log": (
+        "from pathlib import Path; from mobile_cv_nas.engine.progress import MetricsLog; MetricsLog(Path('.'), True)",
+        "search",
+    ),
 }
 
 
