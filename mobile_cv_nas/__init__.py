@@ -10,8 +10,9 @@ from .networks.counting import count
 from .networks.inherit import inherit_weights
 from .networks.recalibrate import recalibrate_batchnorm
 from .networks.supernet import Supernet
-from .nn.blocks import BLOCKS
+from .nn.blocks import BLOCKS, Block
 from .nn.choice import Choice
+from .nn.register import register_block
 from .nn.shapes import Cost, subsample
 from .timm_hook import register_with_timm
 
@@ -56,6 +57,7 @@ __all__ = [
     "BLOCKS",
     "ArchDef",
     "ArchError",
+    "Block",
     "BlockDef",
     "Choice",
     "Cost",
@@ -67,6 +69,7 @@ __all__ = [
     "count",
     "inherit_weights",
     "recalibrate_batchnorm",
+    "register_block",
     "subsample",
 ]
 __all__ += list(_LAZY)

@@ -2,7 +2,7 @@
 
 from .definition import ArchDef, BlockDef
 from .fields import ArchError
-from .parse import Layer
+from .layer import Layer
 from .space import SearchSpace
 
 __all__ = ["ArchDef", "ArchError", "BlockDef", "Layer", "SearchSpace"]

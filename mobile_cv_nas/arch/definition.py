@@ -14,7 +14,8 @@ from ..files import atomic_write
 from ..nn.heads import HeadDef
 from ..nn.shapes import Cost
 from .fields import ArchError
-from .parse import Layer, has_hidden, map_sizes, parse_table, read_table, reading
+from .layer import Layer, has_hidden, map_sizes, reading
+from .parse import parse_table, read_table
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class ArchDef:
 
 
 def arch_of(layers: Sequence[Layer], input_size: int, name: str) -> ArchDef:
-    """The arch whose layers have one value each."""
+    """The arch whose layers have one value each, and were checked as those of a table."""
     stages: list[list[BlockDef]] = []
     for layer in layers:
         options = dict(layer.options)
@@ -99,7 +100,11 @@ def arch_of(layers: Sequence[Layer], input_size: int, name: str) -> ArchDef:
             options["hidden"] = layer.hidden[0]
         stages += [[] for _ in range(layer.stage + 1 - len(stages))]
         stages[layer.stage].append(BlockDef(layer.names[0], layer.channels[0], layer.stride, options))
-    return ArchDef(int(input_size), tuple(tuple(stage) for stage in stages), name)
+    arch = object.__new__(ArchDef)  # the table is not read a second time
+    found = {"input_size": int(input_size), "stages": tuple(map(tuple, stages)), "name": name, "layers": tuple(layers)}
+    for key, value in found.items():
+        object.__setattr__(arch, key, value)
+    return arch
 
 
 def _single(layers: tuple[Layer, ...], sizes: Sequence[int], source: str) -> tuple[Layer, ...]:

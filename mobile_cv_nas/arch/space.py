@@ -7,7 +7,7 @@ import math
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
 from ..nn.choice import Choice
@@ -15,7 +15,8 @@ from ..nn.heads import HeadDef
 from ..nn.shapes import Cost
 from .definition import ArchDef, arch_of, save_table
 from .fields import ArchError
-from .parse import Layer, has_hidden, map_sizes, parse_table, read_table, reading
+from .layer import Layer, has_hidden, map_sizes, reading
+from .parse import parse_table, read_table
 
 Picks = dict[str, int]
 """For each choice of a space, by name, the index of one option."""
@@ -95,12 +96,8 @@ class SearchSpace:
         width: tuple[int, ...] = self.layers[0].c_in
         for layer in self.layers:
             name = layer.names[picks.get(f"{layer.key}.block", 0)]
-            if layer.skip is not None and name == "skip":
-                one = replace(layer, names=(name,), channels=width, c_in=width, hidden=(0,), expand=False, absolute=False, options={})
-            else:
-                channels = layer.channels[picks.get(f"{layer.key}.channels", 0)]
-                hidden = layer.hidden[picks.get(f"{layer.key}.hidden", 0)]
-                one = replace(layer, names=(name,), channels=(channels,), c_in=width, hidden=(hidden,))
+            channels = layer.channels[picks.get(f"{layer.key}.channels", 0)]
+            one = layer.one(name, channels, layer.hidden[picks.get(f"{layer.key}.hidden", 0)], width)
             layers.append(one)
             width = one.channels
         return arch_of(layers, self.input_sizes[picks.get("input_size", 0)], self.name)
@@ -204,7 +201,7 @@ class SearchSpace:
 def _best_blocks(layer: Layer, c_in: int, size: int, value: Callable[[Cost], tuple[int, ...]]) -> Iterator[tuple[int, Any, Picks]]:
     """For each width that may leave a layer: the best value of a block that makes it, and its picks."""
     # Blocks that cost the same are one; the last of them stands for all.
-    kinds = {(layer.arguments[n][0], *layer.constants(n).items()): n for n in layer.candidates}
+    kinds = {(layer.arguments[n].kind, *layer.constants(n).items()): n for n in layer.candidates}
     for c, c_out in enumerate(layer.channels):
         rows = ((layer.cost(n, c_in, c_out, h, size), n, i) for n in kinds.values() for i, h in enumerate(layer.hidden))
         top, name, hidden = max(((value(cost), n, i) for cost, n, i in rows), key=lambda row: row[0])
@@ -216,7 +213,7 @@ def _best_blocks(layer: Layer, c_in: int, size: int, value: Callable[[Cost], tup
 def _differences(layer: Layer, one: Layer, name: str, where: str) -> list[str]:
     """Options in which the blocks of two layers differ, dimensions aside."""
     found = []
-    mine, theirs = (dict(t.arguments[name][1]) for t in (layer, one))
+    mine, theirs = (asdict(t.arguments[name].args) for t in (layer, one))
     if has_hidden(name):
         mine["expand convolution"], theirs["expand convolution"] = layer.expand, one.expand
     if mine.get("se"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from yacs.config import CfgNode
 
@@ -18,8 +18,8 @@ Options = TypeVar("Options")
 
 def options_of(kind: type[Options], cfg: CfgNode, section: str) -> Options:
     """The options of a section: a field has the name of its key in lower case, or says in its metadata which key it is."""
-    values = {}
-    for one in fields(kind):  # type: ignore[arg-type]
+    values, plain = {}, cast(Any, kind)
+    for one in fields(plain):
         node: Any = cfg
         for part in one.metadata.get("key", f"{section}.{one.name.upper()}").split("."):
             node = node[part]

@@ -132,8 +132,8 @@ def _dilate_block(name: str, block: nn.Module, rate: int, stride: int) -> int:
         if isinstance(conv.padding, str):
             raise InputError(f"block {name}: cannot be dilated: its convolution has padding {conv.padding!r}; give a number")
         if conv.kernel_size != (1, 1):
-            conv.dilation = tuple(d * rate * found for d in conv.dilation)  # type: ignore[assignment]
-            conv.padding = tuple(p * rate * found for p in conv.padding)  # type: ignore[assignment]
+            (d, e), (p, q) = conv.dilation, conv.padding
+            conv.dilation, conv.padding = (d * rate * found, e * rate * found), (p * rate * found, q * rate * found)
         if stride > 1:
             found, conv.stride = found * conv.stride[0], (1, 1)
     if found != stride:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
-from ..arch.parse import reading
+from ..arch.layer import reading
 from ..nn.heads import HeadDef
 from .mixed import layer_dims
 from .supernet import Supernet
@@ -30,8 +30,7 @@ class Network(nn.Module):
         blocks: OrderedDict[str, nn.Module] = OrderedDict()
         c_in = in_channels
         for layer in reading(arch.layers, in_channels):
-            kind, arguments = layer.arguments[layer.names[0]]
-            blocks[layer.key] = kind(layer_dims(layer, c_in), **arguments)
+            blocks[layer.key] = layer.make(layer.names[0], layer_dims(layer, c_in))
             c_in = layer.channels[0]
         self.blocks = nn.Sequential(blocks)
         self.classifier: nn.Module = HeadDef("classifier", num_classes).build([c_in], [])

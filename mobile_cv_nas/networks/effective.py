@@ -8,12 +8,14 @@ counts a child in ints gives the expectation when called with vectors of expecte
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..arch import SearchSpace
-from ..arch.parse import Layer, map_sizes, reading
+from ..arch.layer import Layer, map_sizes, reading
 from ..nn.blocks import Block, Shape
 from ..nn.choice import ChoiceTable
 from ..nn.heads import HeadDef
@@ -38,7 +40,7 @@ class _Candidates(nn.Module):
     def forward(self, gates: Tensor, dims: Tensor) -> Tensor:
         """(2,): expected MACs and parameters, from flat gates and (7, layers) expected dimensions."""
         shape = Shape(*dims.index_select(1, self.layer).unbind())
-        cost = self.kind.cost(shape, **dict(zip(self.names, self.constants.unbind())))
+        cost = self.kind.cost(shape, SimpleNamespace(**dict(zip(self.names, self.constants.unbind()))))
         return torch.stack([cost.macs, cost.params]) @ gates.index_select(0, self.gate)
 
 
@@ -88,7 +90,7 @@ class Effective(nn.Module):
         keep("_c_out", where)
         keep("_image", [[float(w == in_channels) for w in widths]], torch.float64)
         keep("_skip", [self._zero if x.skip is None else row(x, "block") * columns + x.skip for x in layers])
-        adds = [[x.stride == 1 and n in x.candidates and x.arguments[n][0].residual for n in x.names] for x in layers]
+        adds = [[x.stride == 1 and n in x.candidates and x.arguments[n].kind.residual for n in x.names] for x in layers]
         keep("_block_rows", [row(x, "block") for x in layers])
         keep("_adds", [padded([float(a) for a in flags]) for flags in adds], torch.float64)
         hidden = [(x, [(h, s, h * s) for h in x.hidden for s in [x.squeeze(h) if h else 0]]) for x in layers]
@@ -104,7 +106,7 @@ class Effective(nn.Module):
         for i, layer in enumerate(layers):
             for name in layer.candidates:
                 gate = row(layer, "block") * columns + layer.names.index(name)
-                groups.setdefault(layer.arguments[name][0], []).append((i, gate, layer.constants(name)))
+                groups.setdefault(layer.arguments[name].kind, []).append((i, gate, layer.constants(name)))
         self.candidates = nn.ModuleList(_Candidates(kind, rows) for kind, rows in groups.items())
 
     def widths(self, gates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,8 +164,8 @@ class Effective(nn.Module):
         channels = torch.stack([enters @ self._widths, own @ self._widths])
         dims = torch.cat([channels, hidden, areas[None, :-1], areas[None, 1:]])
         flat = gates.flatten()
-        total = sum(group(flat, dims) for group in self.candidates)
-        result = Cost(total[0], total[1])  # type: ignore[index]
+        total: Any = sum(group(flat, dims) for group in self.candidates)
+        result = Cost(total[0], total[1])
         sizes, sides = self.sizes(gates), self._sides or self._sides_by_size.unbind()
         for n, layer in enumerate(self._read):
             one = self.head.cost(n, leaves[layer] @ self._widths, sides)

@@ -35,19 +35,19 @@ def inherit_weights(child: nn.Module, supernet: Supernet) -> nn.Module:
         raise ValueError("the child has no arch: build it with build_model, build_detector or build_segmenter")
     supernet.space.encode(arch)
     with torch.no_grad():
-        for layer, block, source in zip(arch.layers, body.blocks, supernet.blocks.values(), strict=True):
-            if layer.names[0] == "skip" and source.layer.skip is not None:  # type: ignore[union-attr]
+        for layer, block, source in zip(arch.layers, body.blocks, supernet.mixed(), strict=True):
+            if layer.names[0] == "skip" and source.layer.skip is not None:
                 continue
-            copy_part(block.state_dict(), source.unit(layer.names[0]).state_dict(), layer.key)  # type: ignore[operator]
+            copy_part(block.state_dict(), source.unit(layer.names[0]).state_dict(), layer.key)
         outputs, own = _part(child, supernet.head.counts), supernet.head_def.num_classes
         own += supernet.head_def.name == "ssdlite"  # the background
         if outputs is not None and outputs != own:
             raise ValueError(f"the child has {outputs} classes, the supernet {own}; give as many")
         for part, place in supernet.head.places.items():
-            source, target = _part(supernet.head, part), _part(child, place)
-            if source is None or target is None:
+            theirs, target = _part(supernet.head, part), _part(child, place)
+            if theirs is None or target is None:
                 raise ValueError(f"the child has no {place}: it is not under the head {supernet.head_def.name}")
-            copy_part(target.state_dict(), source.state_dict(), place)
+            copy_part(target.state_dict(), theirs.state_dict(), place)
     return child
 
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..arch.parse import Layer
+from ..arch.layer import Layer
+from ..errors import InputError
 from ..nn.blocks import Block, Dims, InvertedResidual
 from ..nn.choice import SKIP, ChoiceTable, Gates
+from ..nn.register import lacks
 from ..nn.shapes import place, subsample, widened
 
 
@@ -21,7 +23,7 @@ def layer_dims(layer: Layer, c_in: int, table: ChoiceTable | None = None) -> Dim
     def width(kind: str, options: Sequence[int], of: Any = int) -> Any:
         return of(options[0]) if table is None else table.width(f"{layer.key}.{kind}", options, of)
 
-    squeezes = any(arguments.get("se") for _, arguments in layer.arguments.values())
+    squeezes = any(getattr(one.args, "se", None) for one in layer.arguments.values())
     squeeze = width("hidden", layer.hidden, layer.squeeze) if squeezes else 0
     return Dims(c_in, width("channels", layer.channels), layer.stride, width("hidden", layer.hidden), squeeze, layer.expand)
 
@@ -43,19 +45,22 @@ class MixedBlock(nn.Module):
     def __init__(self, layer: Layer, c_in: int, table: ChoiceTable, sharing: str, recompute: bool):
         super().__init__()
         self.layer, self.recompute = layer, recompute
+        for name, one in layer.arguments.items():
+            if lacks(one.kind):
+                needs = " and ".join(f"{one.kind.__name__}.{what}" for what in lacks(one.kind))
+                raise InputError(f"{layer.key}: the block {name} cannot stand in a space: define {needs}, see mobile_cv_nas.Block")
         dims = layer_dims(layer, c_in, table)
         self.units = nn.ModuleDict()
         self.members: dict[str, tuple[str, ...]] = {}
-        shared = [n for n in layer.candidates if layer.arguments[n][0] is InvertedResidual]
+        shared = [n for n in layer.candidates if layer.arguments[n].kind is InvertedResidual]
         if sharing == "full" and len(shared) > 1:
             self._add("ir", shared, _shared_block(layer, dims, shared, table))
         for name in layer.candidates:
             if not any(name in members for members in self.members.values()):
-                kind, arguments = layer.arguments[name]
-                self._add(name, [name], kind(dims, **arguments))
+                self._add(name, [name], layer.make(name, dims))
         self.width = layer.c_out[-1]
         self.c_in = c_in
-        residuals = any(kind.residual for kind, _ in layer.arguments.values()) and layer.stride == 1
+        residuals = any(one.kind.residual for one in layer.arguments.values()) and layer.stride == 1
         self.residual = layer.skip is not None or (residuals and bool(set(layer.c_in) & set(layer.channels)))
         self.index = 0  # of this layer, and of its first unit, in `Gates`; set by the supernet
         self.first_unit = 0
@@ -66,7 +71,8 @@ class MixedBlock(nn.Module):
 
     def unit(self, name: str) -> Block:
         """The module that holds the weights of a candidate."""
-        return next(self.units[key] for key, members in self.members.items() if name in members)  # type: ignore[return-value]
+        found: Any = next(self.units[key] for key, members in self.members.items() if name in members)
+        return found
 
     def forward(self, x: Tensor, gates: Gates, sizes: Sequence[tuple[int, int, Tensor]] = ()) -> Tensor:
         """The layer under the gates.
@@ -135,14 +141,16 @@ class MixedBlock(nn.Module):
 
 def _shared_block(layer: Layer, dims: Dims, names: Sequence[str], table: ChoiceTable) -> InvertedResidual:
     """One inverted residual in place of several, with a `Dist` for each argument in which they differ."""
-    own = {name: layer.arguments[name][1] for name in names}
-    arguments = dict(own[names[0]])
+    own = {name: layer.arguments[name].args for name in names}
+    changed = {}
     for key in ("kernel", "activation", "se"):
-        options = {own[name].get(key): None for name in names}
-        ordered: tuple[Any, ...] = tuple(sorted(options)) if key == "kernel" else tuple(options)  # type: ignore[type-var]
-        values = [own[name].get(key) if name in own else SKIP for name in layer.names]
-        arguments[key] = table.marginal(f"{layer.key}.block", values, ordered, taps=key == "kernel")
-    return InvertedResidual(dims, **arguments)
+        values = [getattr(own[name], key) if name in own else SKIP for name in layer.names]
+        options = list(dict.fromkeys(getattr(own[name], key) for name in names))
+        ordered = tuple(sorted(options) if key == "kernel" else options)
+        changed[key] = table.marginal(f"{layer.key}.block", values, ordered, taps=key == "kernel")
+    unit = layer.make(names[0], dims, **changed)
+    assert isinstance(unit, InvertedResidual)
+    return unit
 
 
 def _recomputed(part: Any, unit: Any, first: bool, x: Tensor, gates: Gates, *arguments: Any) -> Tensor:

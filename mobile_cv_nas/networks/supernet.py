@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
-from ..arch.parse import map_sizes, reading
+from ..arch.layer import map_sizes, reading
 from ..errors import InputError
 from ..nn.choice import ChoiceTable, Gates
 from ..nn.heads import HeadDef
@@ -67,7 +67,7 @@ class Supernet(nn.Module):
     def _index_units(self) -> None:
         """A row and an indicator over the block names for each unit: its gate is the sum over the names it stands for."""
         rows, flags = [], []
-        for block in self._mixed():
+        for block in self.mixed():
             row = self.table.row.get(f"{block.layer.key}.block", len(self.table.choices))
             for members in block.members.values():
                 names = block.layer.names
@@ -75,11 +75,12 @@ class Supernet(nn.Module):
                 rows.append(row)
         self.register_buffer("_unit_rows", torch.tensor(rows), persistent=False)
         self.register_buffer("_unit_flags", torch.tensor(flags, dtype=torch.float64), persistent=False)
-        lone = [len(block.layer.names) == 1 for block in self._mixed() for _ in block.units]
+        lone = [len(block.layer.names) == 1 for block in self.mixed() for _ in block.units]
         self._lone = tuple(lone)
 
-    def _mixed(self) -> list[Any]:
-        return list(self.blocks.values())
+    def mixed(self) -> list[MixedBlock]:
+        """One a layer, in order."""
+        return [block for block in self.blocks.values() if isinstance(block, MixedBlock)]
 
     # -- parameters --------------------------------------------------------------------------------------------------------------
 

@@ -1,12 +1,12 @@
-"""The blocks that archs and spaces name, each with its construction, forward and cost side by side.
+"""The blocks that archs and spaces name, each with its arguments, construction, forward and cost side by side.
 
 `BLOCKS` maps a name to a class with the arguments that the name stands for (`ir_k3_se_hs`: an `InvertedResidual` with kernel 3, ...).
-A class of your own joins with `BLOCKS._do_register("my_block", MyBlock)`, or as `functools.partial(MyBlock, kernel=7)`; see `Block`.
+A class of your own joins by `register_block`; see `Block`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +14,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from .choice import Dist, Gates, largest
-from .layers import ACTIVATIONS, ConvNormAct, SqueezeExcite, activate
+from .layers import ACTIVATIONS, ConvNormAct, ConvOptions, SqueezeExcite, activate
 from .options import OPTIONS
 from .shapes import Cost, out_size
 
@@ -52,108 +52,119 @@ class Shape(NamedTuple):
 
 
 class Block(nn.Module):
-    """What a block class has. A class of your own needs `__init__(dims, **options)` and `forward(x)` to stand in an arch; to be a
-    candidate in a space also `transform` and `cost`.
+    """What a block class has. A class of your own needs `__init__(dims, **arguments)` and `forward(x)` to stand in an arch; to stand in a
+    space also `transform`, `constants` and `cost`.
 
     Attributes:
-        options: names of the options that a row may give (`OPTIONS` says which values), over the arguments of the name.
+        Arguments: frozen dataclass of what the constructor takes beside `dims`. A class without one takes its constructor's parameters.
+        options: which of them a row may give (`OPTIONS` says which values), over the arguments of the name.
         residual: whether the block adds its input at stride 1 and equal widths.
         sizes: the options that decide dimensions, and so are no constructor arguments.
     """
 
+    Arguments: ClassVar[type[Any] | None] = None
     options: ClassVar[frozenset[str]] = frozenset()
     sizes: ClassVar[frozenset[str]] = frozenset({"expansion", "hidden", "divisor", "squeeze", "squeeze_from"})
     residual: ClassVar[bool] = False
 
     @staticmethod
-    def constants(**arguments: Any) -> dict[str, int]:
-        """The numbers, beside a `Shape`, that the cost depends on, from the constructor's arguments."""
+    def constants(args: Any, expand: bool) -> dict[str, int]:
+        """The numbers, beside a `Shape`, that the cost depends on: from the `Arguments`, and whether an expand convolution exists."""
         return {}
 
     @staticmethod
-    def cost(shape: Shape, **constants: Any) -> Cost:
-        """What one image costs: ints from ints, vectors from vectors."""
-        raise NotImplementedError
+    def cost(s: Shape, n: Any) -> Cost:
+        """What one image costs, at dimensions `s` and `constants` n (as attributes): ints from ints, vectors from vectors."""
+        raise NotImplementedError("the block has no cost")
 
     @staticmethod
-    def out_size(size: int, stride: int, **arguments: Any) -> int:
+    def out_size(size: int, stride: int, args: Any) -> int:
         """Side of the output for an input of side `size`."""
         return out_size(size, 1, stride, 0)
 
     def transform(self, x: Tensor, gates: Gates | None = None, scale: Tensor | None = None) -> Tensor:
         """The block without its residual, times `scale`, and masked to its output width: (N, c_in, H, W) to (N, c_out, H', W')."""
-        raise NotImplementedError
+        raise NotImplementedError("the block has no transform")
+
+
+@dataclass(frozen=True)
+class ConvArguments:
+    """Of a `ConvBlock`."""
+
+    kernel: int = 3
+    activation: str = "relu"
+    bias: bool = False  # of the convolution, in front of its norm
+    norm_eps: float = 1e-5
 
 
 class ConvBlock(ConvNormAct, Block):
-    """Convolution, norm, activation: `conv_k1`, `conv_k3`, `conv_k5`, each also `_hs`."""
+    """Convolution, norm, activation: `conv_k1`, `conv_k3`, `conv_k5`, each also `_hs`. Takes `ConvArguments`."""
 
+    Arguments = ConvArguments
     options = frozenset({"bias", "activation", "norm_eps"})
 
-    def __init__(self, dims: Dims, kernel: int = 3, activation: str = "relu", bias: bool = False, norm_eps: float = 1e-5):
-        super().__init__(dims.c_in, dims.c_out, kernel, dims.stride, activation, bias=bias, norm_eps=norm_eps)
+    def __init__(self, dims: Dims, **arguments: Any):
+        a = ConvArguments(**arguments)
+        super().__init__(dims.c_in, dims.c_out, a.kernel, dims.stride, a.activation, options=ConvOptions(a.bias, norm_eps=a.norm_eps))
 
     def transform(self, x: Tensor, gates: Gates | None = None, scale: Tensor | None = None) -> Tensor:
         return _scaled(self(x, gates), gates, self.c_out, scale)
 
     @staticmethod
-    def constants(kernel: int = 3, bias: bool = False, **_: Any) -> dict[str, int]:  # type: ignore[override]
-        return {"kernel": kernel, "bias": int(bias)}
+    def constants(args: ConvArguments, expand: bool) -> dict[str, int]:
+        return {"kernel": args.kernel, "bias": int(args.bias)}
 
     @staticmethod
-    def cost(s: Shape, kernel: Any, bias: Any) -> Cost:  # type: ignore[override]
-        weights = kernel * kernel * s.c_in * s.c_out
-        return Cost(weights * s.out_area, weights + (2 + bias) * s.c_out)
+    def cost(s: Shape, n: Any) -> Cost:
+        weights = n.kernel * n.kernel * s.c_in * s.c_out
+        return Cost(weights * s.out_area, weights + (2 + n.bias) * s.c_out)
 
     @staticmethod
-    def out_size(size: int, stride: int, kernel: int = 3, **_: Any) -> int:  # type: ignore[override]
-        return out_size(size, kernel, stride, kernel // 2)
+    def out_size(size: int, stride: int, args: ConvArguments) -> int:
+        return out_size(size, args.kernel, stride, args.kernel // 2)
+
+
+@dataclass(frozen=True)
+class InvertedResidualArguments:
+    """Of an `InvertedResidual`; under `sharing: full` kernel, activation and se are each a `Dist`."""
+
+    kernel: int | Dist = 3  # of the depthwise convolution
+    activation: str | Dist = "relu"  # after the first two convolutions
+    se: str | Dist | None = None  # gate of squeeze-and-excite
+    bias: bool = False  # of the three convolutions, in front of their norms
+    groups: int = 1  # of both pointwise convolutions, with a channel shuffle in front of the depthwise one
+    padding: int | None = None  # of the depthwise convolution; None is kernel // 2
+    se_activation: str | None = None  # inside squeeze-and-excite; None is the block's
+    zero_gamma: bool = False  # start the last norm's gain at zero where there is a residual
+    norm_eps: float = 1e-5
 
 
 class InvertedResidual(Block):
     """Pointwise, depthwise, squeeze-and-excite, pointwise-linear, residual: `ir_k3|k5|k7 [_se|_sehsig] [_hs]`.
 
-    Args:
-        dims: widths and stride. Without `expand` there is no first convolution, and hidden equals c_in.
-        kernel: depthwise kernel; under `sharing: full` a `Dist`, as are activation and se.
-        activation: after the first two convolutions.
-        se: gate of squeeze-and-excite, or None.
-        bias: whether the three convolutions have biases in front of their norms.
-        groups: groups of both pointwise convolutions, with a channel shuffle in front of the depthwise one.
-        padding: of the depthwise convolution; None is kernel // 2.
-        se_activation: inside squeeze-and-excite; None is the block's.
-        zero_gamma: start the last norm's gain at zero where there is a residual.
-        norm_eps: epsilon of the norms.
+    Takes widths and stride, and `InvertedResidualArguments`. Without `dims.expand` there is no first convolution, and hidden equals c_in.
     """
 
+    Arguments = InvertedResidualArguments
     options = frozenset(OPTIONS) - {"se"}
     residual = True
 
-    def __init__(
-        self,
-        dims: Dims,
-        kernel: int | Dist = 3,
-        activation: str | Dist = "relu",
-        se: str | Dist | None = None,
-        bias: bool = False,
-        groups: int = 1,
-        padding: int | None = None,
-        se_activation: str | None = None,
-        zero_gamma: bool = False,
-        norm_eps: float = 1e-5,
-    ):
+    def __init__(self, dims: Dims, **arguments: Any):
         super().__init__()
+        a = InvertedResidualArguments(**arguments)
         c_in, c_out, stride, hidden, squeeze, expand = dims
-        self.groups = groups
-        self.pw = ConvNormAct(c_in, hidden, 1, 1, activation, groups, bias, norm_eps=norm_eps) if expand else None
-        self.dw = ConvNormAct(hidden, hidden, kernel, stride, activation, None, bias, padding, norm_eps)
-        self.se = SqueezeExcite(hidden, squeeze, se, se_activation or activation) if se is not None else None
+        pointwise = ConvOptions(a.bias, norm_eps=a.norm_eps)
+        self.groups = a.groups
+        self.pw = ConvNormAct(c_in, hidden, 1, 1, a.activation, a.groups, pointwise) if expand else None
+        self.dw = ConvNormAct(hidden, hidden, a.kernel, stride, a.activation, None, replace(pointwise, padding=a.padding))
+        self.se = SqueezeExcite(hidden, squeeze, a.se, a.se_activation or a.activation) if a.se is not None else None
         # Squeeze-and-excite hands on a masked map.
         masked = largest(hidden) if self.se is not None else hidden
-        self.pwl = ConvNormAct(masked, c_out, 1, 1, None, groups, bias, norm_eps=norm_eps)
+        self.pwl = ConvNormAct(masked, c_out, 1, 1, None, a.groups, pointwise)
         self.adds_input = stride == 1 and c_in == c_out
-        if zero_gamma and stride == 1 and (isinstance(c_out, Dist) or self.adds_input):
-            nn.init.zeros_(self.pwl.norm.weight)  # type: ignore[arg-type]
+        if a.zero_gamma and stride == 1 and (isinstance(c_out, Dist) or self.adds_input):
+            gain: Any = self.pwl.norm.weight
+            nn.init.zeros_(gain)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.transform(x)
@@ -169,56 +180,60 @@ class InvertedResidual(Block):
         return self.pwl(y, gates, scale)
 
     @staticmethod
-    def constants(  # type: ignore[override]
-        kernel: int = 3, se: str | None = None, bias: bool = False, groups: int = 1, expand: bool = True, **_: Any
-    ) -> dict[str, int]:
-        return {"kernel": kernel, "se": int(se is not None), "bias": int(bias), "groups": groups, "expand": int(expand)}
+    def constants(args: Any, expand: bool) -> dict[str, int]:
+        flags = {"se": int(args.se is not None), "bias": int(args.bias), "expand": int(expand)}
+        return {"kernel": args.kernel, "groups": args.groups, **flags}
 
     @staticmethod
-    def cost(s: Shape, kernel: Any, se: Any, bias: Any, groups: Any, expand: Any) -> Cost:  # type: ignore[override]
-        pw = expand * _divide(s.c_in * s.hidden, groups)
-        dw = kernel * kernel * s.hidden
-        pwl = _divide(s.hidden * s.c_out, groups)
-        macs = pw * s.in_area + (dw + pwl + se * s.hidden) * s.out_area + se * 2 * s.hidden_squeeze
-        per_unit = 2 + bias  # gain and bias of the norm, bias of the convolution
-        units = per_unit * ((expand + 1) * s.hidden + s.c_out)
-        return Cost(macs, pw + dw + pwl + units + se * (2 * s.hidden_squeeze + s.hidden + s.squeeze))
+    def cost(s: Shape, n: Any) -> Cost:
+        pw = n.expand * _divide(s.c_in * s.hidden, n.groups)
+        dw = n.kernel * n.kernel * s.hidden
+        pwl = _divide(s.hidden * s.c_out, n.groups)
+        macs = pw * s.in_area + (dw + pwl + n.se * s.hidden) * s.out_area + n.se * 2 * s.hidden_squeeze
+        per_unit = 2 + n.bias  # gain and bias of the norm, bias of the convolution
+        units = per_unit * ((n.expand + 1) * s.hidden + s.c_out)
+        return Cost(macs, pw + dw + pwl + units + n.se * (2 * s.hidden_squeeze + s.hidden + s.squeeze))
 
     @staticmethod
-    def out_size(size: int, stride: int, kernel: int = 3, padding: int | None = None, **_: Any) -> int:  # type: ignore[override]
-        return out_size(size, kernel, stride, kernel // 2 if padding is None else padding)
+    def out_size(size: int, stride: int, args: Any) -> int:
+        return out_size(size, args.kernel, stride, args.kernel // 2 if args.padding is None else args.padding)
+
+
+@dataclass(frozen=True)
+class IRPoolArguments:
+    """Of an `IRPool`."""
+
+    activation: str = "relu"
+    se: str | None = None  # gate of squeeze-and-excite, in front of the pool
+    bias: bool = False  # of the last convolution
+    se_activation: str | None = None  # inside squeeze-and-excite; None is the block's
+    norm_eps: float = 1e-5
 
 
 class IRPool(Block):
     """Pointwise, global pool, pointwise with activation and no norm: `ir_pool[_hs]`, the last block of MobileNetV3 and FBNetV2.
 
-    Args as of `InvertedResidual`; `se` stands in front of the pool, `bias` is the last convolution's. The stride has no effect.
+    Takes `IRPoolArguments`. The stride has no effect.
 
     Shapes: (N, c_in, H, W) to (N, c_out, 1, 1).
     """
 
+    Arguments = IRPoolArguments
     options = frozenset({"expansion", "hidden", "divisor", "se", "squeeze", "se_activation", "activation", "bias", "norm_eps"})
 
-    def __init__(
-        self,
-        dims: Dims,
-        activation: str = "relu",
-        se: str | None = None,
-        bias: bool = False,
-        se_activation: str | None = None,
-        norm_eps: float = 1e-5,
-    ):
+    def __init__(self, dims: Dims, **arguments: Any):
         super().__init__()
+        a = IRPoolArguments(**arguments)
         c_in, c_out, _, hidden, squeeze, expand = dims
-        self.hidden, self.c_out, self.activation = hidden, c_out, activation
-        self.pw = ConvNormAct(c_in, hidden, 1, 1, activation, norm_eps=norm_eps) if expand else None
-        self.se = SqueezeExcite(hidden, squeeze, se, se_activation or activation) if se is not None else None
+        self.hidden, self.c_out, self.activation = hidden, c_out, a.activation
+        self.pw = ConvNormAct(c_in, hidden, 1, 1, a.activation, options=ConvOptions(norm_eps=a.norm_eps)) if expand else None
+        self.se = SqueezeExcite(hidden, squeeze, a.se, a.se_activation or a.activation) if a.se is not None else None
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.pwl = nn.Conv2d(largest(hidden), largest(c_out), 1, bias=bias)
-        self.act = ACTIVATIONS[activation](inplace=True)
+        self.pwl = nn.Conv2d(largest(hidden), largest(c_out), 1, bias=a.bias)
+        self.act = ACTIVATIONS[a.activation](inplace=True)
         nn.init.kaiming_normal_(self.pwl.weight, mode="fan_out")
-        if bias:
-            nn.init.zeros_(self.pwl.bias)  # type: ignore[arg-type]
+        if self.pwl.bias is not None:
+            nn.init.zeros_(self.pwl.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.pw is None else self.pw(x)
@@ -242,17 +257,17 @@ class IRPool(Block):
         return _scaled(activate(y, self.activation, gates), gates, self.c_out, scale)
 
     @staticmethod
-    def constants(se: str | None = None, bias: bool = False, expand: bool = True, **_: Any) -> dict[str, int]:  # type: ignore[override]
-        return {"se": int(se is not None), "bias": int(bias), "expand": int(expand)}
+    def constants(args: IRPoolArguments, expand: bool) -> dict[str, int]:
+        return {"se": int(args.se is not None), "bias": int(args.bias), "expand": int(expand)}
 
     @staticmethod
-    def cost(s: Shape, se: Any, bias: Any, expand: Any) -> Cost:  # type: ignore[override]
-        pw, pwl = expand * s.c_in * s.hidden, s.hidden * s.c_out
-        macs = (pw + (1 + se) * s.hidden) * s.in_area + pwl + se * 2 * s.hidden_squeeze
-        return Cost(macs, pw + expand * 2 * s.hidden + pwl + bias * s.c_out + se * (2 * s.hidden_squeeze + s.hidden + s.squeeze))
+    def cost(s: Shape, n: Any) -> Cost:
+        pw, pwl = n.expand * s.c_in * s.hidden, s.hidden * s.c_out
+        macs = (pw + (1 + n.se) * s.hidden) * s.in_area + pwl + n.se * 2 * s.hidden_squeeze
+        return Cost(macs, pw + n.expand * 2 * s.hidden + pwl + n.bias * s.c_out + n.se * (2 * s.hidden_squeeze + s.hidden + s.squeeze))
 
     @staticmethod
-    def out_size(size: int, stride: int, **_: Any) -> int:  # type: ignore[override]
+    def out_size(size: int, stride: int, args: IRPoolArguments) -> int:
         return 1
 
 
@@ -274,13 +289,13 @@ class Skip(Block):
         return x if self.proj is None else self.proj(x, gates)
 
     @staticmethod
-    def constants(expand: bool = True, **_: Any) -> dict[str, int]:  # type: ignore[override]
+    def constants(args: Any, expand: bool) -> dict[str, int]:
         return {"projects": int(expand)}
 
     @staticmethod
-    def cost(s: Shape, projects: Any) -> Cost:  # type: ignore[override]
-        weights = projects * s.c_in * s.c_out
-        return Cost(weights * s.out_area, weights + projects * 2 * s.c_out)
+    def cost(s: Shape, n: Any) -> Cost:
+        weights = n.projects * s.c_in * s.c_out
+        return Cost(weights * s.out_area, weights + n.projects * 2 * s.c_out)
 
 
 def _scaled(y: Tensor, gates: Gates | None, c_out: int | Dist, scale: Tensor | None) -> Tensor:
@@ -294,14 +309,6 @@ def _scaled(y: Tensor, gates: Gates | None, c_out: int | Dist, scale: Tensor | N
 
 def _divide(product: Any, groups: Any) -> Any:
     return product // groups if isinstance(product, int) else product / groups
-
-
-def block_type(name: str) -> tuple[type[Block], Mapping[str, Any]]:
-    """The class behind a registered name, and the arguments that the name stands for. Raises KeyError."""
-    entry: Any = BLOCKS.get(name)
-    if isinstance(entry, partial):
-        return entry.func, entry.keywords  # type: ignore[return-value]
-    return entry, {}
 
 
 def _register() -> None:

@@ -100,6 +100,13 @@ class ChoiceTable(nn.Module):
     noise: Tensor
     temperature: Tensor
     _ends: Tensor
+    _index: Tensor
+    _one_hot: Tensor
+    _mask_index: Tensor
+    _marginal_rows: Tensor
+    _skipped: Tensor
+    _indicators: Tensor
+    _rings: Tensor
 
     def __init__(self, choices: Sequence[Choice]):
         super().__init__()
@@ -218,12 +225,12 @@ class ChoiceTable(nn.Module):
     def logits(self) -> Tensor:
         """(choices + 1, columns) float64: the alphas, -inf beyond a choice's options."""
         flat = torch.cat([self._ends, *(self.alpha[_key(choice.name)] for choice in self.choices)])
-        return flat.double().index_select(0, self._index).view(self.noise.shape)  # type: ignore[operator, arg-type]
+        return flat.double().index_select(0, self._index).view(self.noise.shape)
 
     def gates(self, noise: bool = True) -> Tensor:
         """(choices + 1, columns) float64: the gates of every choice (Eq. 4), or softmax(alpha) without noise."""
         if noise and self.picked is not None:
-            return self._one_hot  # type: ignore[return-value]
+            return self._one_hot
         logits = self.logits()
         return F.softmax((logits + self.noise) / self.temperature if noise else logits, dim=1)
 
@@ -233,16 +240,16 @@ class ChoiceTable(nn.Module):
         if self._masks:
             # The mask at a channel is the probability of the options that keep it: a sum of gates from some option on (Eq. 3).
             alive = gates.flip(1).cumsum(1).flip(1).flatten()
-            masks = alive.index_select(0, self._mask_index).float().split(self._lengths)  # type: ignore[operator, arg-type]
+            masks = alive.index_select(0, self._mask_index).float().split(self._lengths)
         marginals: Sequence[Tensor] = ()
         taps: Sequence[Tensor] = ()
         if self._marginals:
             logits = (self.logits() + self.noise) / self.temperature
             # Conditioned on blocks that have the property by leaving the others out of the softmax: no 0 / 0 when their gate is one.
-            chosen = logits.index_select(0, self._marginal_rows).masked_fill(self._skipped, -torch.inf)  # type: ignore[operator, arg-type]
-            summed = torch.bmm(F.softmax(chosen, dim=1).unsqueeze(1), self._indicators).squeeze(1).float()  # type: ignore[arg-type]
+            chosen = logits.index_select(0, self._marginal_rows).masked_fill(self._skipped, -torch.inf)
+            summed = torch.bmm(F.softmax(chosen, dim=1).unsqueeze(1), self._indicators).squeeze(1).float()
             marginals = summed.unbind(0)
-            taps = summed[:, self._rings].unbind(0) if any(slot.kind == "taps" for slot in self._slots) else ()  # type: ignore[index]
+            taps = summed[:, self._rings].unbind(0) if any(slot.kind == "taps" for slot in self._slots) else ()
         found: list[Tensor] = []
         for slot in self._slots:
             if slot.kind == "taps":

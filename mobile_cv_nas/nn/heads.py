@@ -21,7 +21,7 @@ from .choice import Gates
 from .shapes import Cost, widened
 
 if TYPE_CHECKING:
-    from ..arch.parse import Layer
+    from ..arch.layer import Layer
 
 HEADS: Registry = Registry("HEADS")
 _BILINEAR = 4  # fvcore's count of an interpolated value

@@ -7,6 +7,7 @@ activation follows. Both equal masking the map after norm and activation, and no
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,8 +31,8 @@ class _Blend(torch.autograd.Function):
         return F.relu(x).lerp_(F.hardswish(x), p.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
-        x, p = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,), (x, p) = grads, ctx.saved_tensors
         grad_x = grad_p = None
         if ctx.needs_input_grad[0]:
             grad_x = torch.ops.aten.threshold_backward(grad, x, 0)
@@ -44,9 +45,24 @@ class _Blend(torch.autograd.Function):
 def activate(x: Tensor, activation: str | Dist, gates: Gates) -> Tensor:
     """The activation `x` gets under the gates: one of the options, or the gated blend of relu and hswish; may work in place."""
     weights = gates.tensor(activation)
-    if weights is None:
+    if weights is None or not isinstance(activation, Dist):
         return _FUNCTIONS[gates.value(activation)](x, inplace=True)
-    return _Blend.apply(x, weights[activation.options.index("hswish")])  # type: ignore[union-attr]
+    return _Blend.apply(x, weights[activation.options.index("hswish")])
+
+
+@dataclass(frozen=True)
+class ConvOptions:
+    """The rest of a convolution and its norm.
+
+    Args:
+        bias: whether the convolution has a bias in front of the norm.
+        padding: zeros around the map; None is kernel // 2.
+        norm_eps: epsilon of the norm.
+    """
+
+    bias: bool = False
+    padding: int | None = None
+    norm_eps: float = 1e-5
 
 
 class ConvNormAct(nn.Module):
@@ -59,9 +75,7 @@ class ConvNormAct(nn.Module):
         stride: stride of the convolution.
         activation: name in `ACTIVATIONS`, a `Dist` over relu and hswish, or None.
         groups: groups of the convolution; None makes it depthwise.
-        bias: whether the convolution has a bias in front of the norm.
-        padding: zeros around the map; None is kernel // 2.
-        norm_eps: epsilon of the norm.
+        options: bias, padding and epsilon.
 
     Shapes: (N, c_in, H, W) to (N, c_out, H', W'), H' as `shapes.out_size`.
     """
@@ -74,21 +88,19 @@ class ConvNormAct(nn.Module):
         stride: int = 1,
         activation: str | Dist | None = None,
         groups: int | None = 1,
-        bias: bool = False,
-        padding: int | None = None,
-        norm_eps: float = 1e-5,
+        options: ConvOptions = ConvOptions(),
     ):
         super().__init__()
         full_in, full_out, full_kernel = largest(c_in), largest(c_out), largest(kernel)
-        self.c_in, self.c_out, self.kernel, self.activation, self.padding = c_in, c_out, kernel, activation, padding
-        pad = full_kernel // 2 if padding is None else padding
-        self.conv = nn.Conv2d(full_in, full_out, full_kernel, stride, pad, groups=groups or full_in, bias=bias)
-        self.norm: nn.Module = nn.BatchNorm2d(full_out, eps=norm_eps)
+        self.c_in, self.c_out, self.kernel, self.activation, self.padding = c_in, c_out, kernel, activation, options.padding
+        pad = full_kernel // 2 if options.padding is None else options.padding
+        self.conv = nn.Conv2d(full_in, full_out, full_kernel, stride, pad, groups=groups or full_in, bias=options.bias)
+        self.norm: nn.Module = nn.BatchNorm2d(full_out, eps=options.norm_eps)
         self.act = ACTIVATIONS[activation](inplace=True) if isinstance(activation, str) else None
         self.depthwise = groups is None
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
-        if bias:
-            nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor, gates: Gates | None = None, scale: Tensor | None = None) -> Tensor:
         """Applies the unit; `scale` (0-d) multiplies the output of a unit without activation, at no cost."""
@@ -172,11 +184,14 @@ class SqueezeExcite(nn.Module):
         self.act = ACTIVATIONS[activation](inplace=True) if isinstance(activation, str) else None
         self.gate_fn = SE_GATES[gate]() if isinstance(gate, str) else None
         nn.init.kaiming_normal_(self.reduce.weight, mode="fan_out")
-        nn.init.zeros_(self.reduce.bias)  # type: ignore[arg-type]
+        assert self.reduce.bias is not None
+        nn.init.zeros_(self.reduce.bias)
 
     def forward(self, x: Tensor, gates: Gates | None = None) -> Tensor:
         if gates is None:
-            return x * self.gate_fn(self.expand(self.act(self.reduce(self.pool(x)))))  # type: ignore[misc]
+            assert self.act is not None
+            assert self.gate_fn is not None
+            return x * self.gate_fn(self.expand(self.act(self.reduce(self.pool(x)))))
         gate = gates.value(self.gate)
         if gates.picked is not None and gate is None:
             return x
@@ -192,7 +207,7 @@ class SqueezeExcite(nn.Module):
             weight = weight * squeeze_mask.view(1, -1, 1, 1)
         y = F.conv2d(y, weight, prefix(self.expand.bias, width))
         weights = gates.tensor(self.gate)
-        y = _GATES[gate](y) if weights is None else _blend_gates(y, self.gate.options, weights)  # type: ignore[union-attr]
+        y = _blend_gates(y, self.gate.options, weights) if weights is not None and isinstance(self.gate, Dist) else _GATES[gate](y)
         if mask is not None:
             y = y * mask.view(1, -1, 1, 1)
         return x * y

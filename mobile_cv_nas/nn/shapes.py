@@ -101,7 +101,8 @@ class _Place(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
         return grad, subsample(grad, ctx.size)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..arch import ArchDef
-from ..arch.parse import reading
+from ..arch.layer import reading
 from ..networks.build import build_model
 from ..networks.counting import count
 from ..nn.heads import HeadDef

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..arch import ArchDef, ArchError, SearchSpace
-from ..arch.fields import nearest
-from ..arch.parse import map_sizes
-from ..errors import InputError
+from ..arch.layer import map_sizes
+from ..errors import InputError, did_you_mean
 from ..nn.shapes import Cost
 
 KINDS = {"input_size": "input size", "block": "block", "channels": "channels", "hidden": "hidden channels"}
@@ -138,7 +137,9 @@ def find_space(name: str | os.PathLike) -> SearchSpace:
     except FileNotFoundError:
         folder = config_path("spaces/fbnetv2_l.yaml").parent
         shipped = sorted(file.stem for file in Path(folder).glob("*.yaml"))
-        raise ArchError(f"{text}: no shipped space{nearest(text, shipped)}; there are {', '.join(shipped)}; or give a .yaml file") from None
+        raise ArchError(
+            f"{text}: no shipped space{did_you_mean(text, shipped)}; there are {', '.join(shipped)}; or give a .yaml file"
+        ) from None
 
 
 def _blocks(arch: ArchDef) -> list[tuple[Any, ...]]:

@@ -50,8 +50,9 @@ class Recipe:
 
 def changed(options: Options, changes: Mapping[str, Any]) -> Options:
     """A copy of an options dataclass with some fields changed. Raises InputError for a name that it does not have."""
-    known = [one.name for one in fields(options)]  # type: ignore[arg-type]
+    plain: Any = options
+    known = [one.name for one in fields(plain)]
     for name in changes:
         if name not in known:
             raise InputError(f"{name}: no such option of {type(options).__name__}{did_you_mean(name, known)}")
-    return replace(options, **changes)  # type: ignore[type-var]
+    return replace(plain, **changes)

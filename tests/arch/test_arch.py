@@ -144,7 +144,7 @@ def test_contains_says_why_not() -> None:
     assert not space.contains(wrong)
     reasons = "; ".join(space.explain(wrong))
     assert "stage 1, block 0: channels 12 is not one of 8, 16" in reasons
-    assert "stage 2, block 0: bias is True, not None" in reasons
+    assert "stage 2, block 0: bias is True, not False" in reasons
     with pytest.raises(nas.ArchError, match="channels 12"):
         space.encode(wrong)
     # A skip with a change of width is a block of its own, not the identity that a space means.

@@ -10,8 +10,9 @@ from spaces import randomise
 from torch import nn
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.nn.blocks import Block, Dims, InvertedResidual, block_type
-from mobile_cv_nas.nn.layers import ConvNormAct, SqueezeExcite, _Blend
+from mobile_cv_nas.nn.blocks import Block, Dims, InvertedResidual
+from mobile_cv_nas.nn.layers import ConvNormAct, ConvOptions, SqueezeExcite, _Blend
+from mobile_cv_nas.nn.register import block_type
 
 NAMES = sorted(name for name, _ in nas.BLOCKS)
 
@@ -70,7 +71,7 @@ def test_zero_gamma_is_an_initial_value_of_blocks_with_a_residual() -> None:
 
 def test_initial_values() -> None:
     torch.manual_seed(0)
-    conv = ConvNormAct(64, 128, 3, activation="relu", bias=True).conv
+    conv = ConvNormAct(64, 128, 3, activation="relu", options=ConvOptions(bias=True)).conv
     assert conv.weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
     assert not conv.bias.any()
 

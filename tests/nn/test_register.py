@@ -1,0 +1,212 @@
+"""Blocks of a user's own: in an arch, in a space, and the errors that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from spaces import randomise
+from torch import nn
+
+import mobile_cv_nas as nas
+from mobile_cv_nas.nn.blocks import InvertedResidual
+from mobile_cv_nas.nn.choice import Gates
+from mobile_cv_nas.nn.register import arguments_type
+
+
+@pytest.fixture(autouse=True)
+def clean_registry() -> Iterator[None]:
+    before = dict(nas.BLOCKS._obj_map)
+    yield
+    nas.BLOCKS._obj_map.clear()
+    nas.BLOCKS._obj_map.update(before)
+
+
+class Plain(nn.Module):
+    """Knows nothing of the library but the dimensions."""
+
+    def __init__(self, dims: Any, kernel: int = 3):
+        super().__init__()
+        self.conv = nn.Conv2d(dims.c_in, dims.c_out, kernel, dims.stride, kernel // 2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+class Wide(InvertedResidual):
+    """An inverted residual whose kernel is another by default."""
+
+    def __init__(self, dims: Any, kernel: int = 9, **rest: Any):
+        super().__init__(dims, kernel=kernel, **rest)
+
+
+class Pointwise(nas.Block):
+    """A convolution that a space can search, with no norm."""
+
+    @dataclass(frozen=True)
+    class Arguments:
+        bias: bool = False
+
+    options = frozenset({"bias"})
+
+    def __init__(self, dims: Any, **arguments: Any):
+        super().__init__()
+        a = self.Arguments(**arguments)
+        self.c_out = dims.c_out
+        self.conv = nn.Conv2d(dims.c_in, getattr(dims.c_out, "options", (dims.c_out,))[-1], 1, dims.stride, bias=a.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+    def transform(self, x: torch.Tensor, gates: Gates | None = None, scale: torch.Tensor | None = None) -> torch.Tensor:
+        assert gates is not None
+        width = gates.value(self.c_out)
+        bias = None if self.conv.bias is None else self.conv.bias[:width]
+        y = nn.functional.conv2d(x, self.conv.weight[:width, : x.shape[1]], bias, self.conv.stride)
+        mask = gates.tensor(self.c_out)
+        y = y if mask is None else y * mask.view(1, -1, 1, 1)
+        return y if scale is None else y * scale
+
+    @staticmethod
+    def constants(args: Any, expand: bool) -> dict[str, int]:
+        return {"bias": int(args.bias)}
+
+    @staticmethod
+    def cost(s: Any, n: Any) -> nas.Cost:
+        weights = s.c_in * s.c_out
+        return nas.Cost(weights * s.out_area, weights + n.bias * s.c_out)
+
+
+def table(*rows: list) -> dict:
+    return {"input_size": 16, "stages": [[["conv_k3", 8, 2]], list(rows)]}
+
+
+def test_a_plain_module_stands_in_an_arch() -> None:
+    nas.register_block("mine", Plain, kernel=5)
+    arch = nas.ArchDef.parse(table(["mine", 12], ["ir_k3", 16]))
+    model = nas.build_model(arch, 4)
+    assert model.blocks.s1b0.conv.kernel_size == (5, 5)
+    assert model(torch.randn(2, 3, 16, 16)).shape == (2, 4)
+
+
+def test_a_variant_of_a_block_of_ours_is_searched() -> None:
+    """The default that its constructor names is the one that is counted."""
+    nas.register_block("wide", Wide)
+    assert arguments_type(Wide)().kernel == 9
+    space = nas.SearchSpace.parse(table([["wide", "ir_k3"], [8, 16, 4], 1, 2, {"expansion": 2}]))
+    arch = next(arch for arch in map(space.sample, range(50)) if {layer.names[0] for layer in arch.layers} >= {"wide", "ir_k3"})
+    child = nas.build_model(arch, 4)
+    assert nas.count(child, 16) == arch.cost(4)
+    supernet = nas.build_supernet(space, 4)
+    randomise(supernet)
+    supernet.select(arch)
+    nas.inherit_weights(child, supernet)
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(child.eval()(x), supernet.eval()(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_block_of_ones_own_is_searched(bias: bool) -> None:
+    nas.register_block("point", Pointwise)
+    space = nas.SearchSpace.parse(table([["point", "ir_k3", "skip"], [8, 16, 4], 1, 2, {"bias": bias}]))
+    supernet = nas.build_supernet(space, 4)
+    randomise(supernet)
+    for seed in range(10):
+        arch = space.sample(seed)
+        child = nas.build_model(arch, 4)
+        supernet.select(arch)
+        nas.inherit_weights(child, supernet)
+        x = torch.randn(2, 3, 16, 16)
+        torch.testing.assert_close(child.eval()(x), supernet.eval()(x), rtol=1e-5, atol=1e-5)
+        counted = nas.count(child, 16)
+        assert (counted.macs, counted.params) == (supernet.cost().macs.item(), supernet.cost().params.item())
+
+
+def refused(name: Any, kind: Any, **arguments: Any) -> str:
+    with pytest.raises(ValueError) as caught:
+        nas.register_block(name, kind, **arguments)
+    assert str(name)[:10] not in nas.BLOCKS or name == "skip"
+    return str(caught.value)
+
+
+def test_what_cannot_be_registered_says_why() -> None:
+    class NoDims(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+
+    class Needs(nn.Module):
+        def __init__(self, dims: Any, width: int):
+            super().__init__()
+
+    class Options(nas.Block):
+        options = frozenset({"bias"})
+
+        def __init__(self, dims: Any):
+            super().__init__()
+
+    assert "already called skip" in refused("skip", Plain)
+    assert "letters, digits and underscores" in refused("a b", Plain)
+    assert "letters, digits and underscores" in refused(3, Plain)
+    assert "must be a class derived from nn.Module" in refused("mine", 3)
+    assert "must be a class derived from nn.Module" in refused("mine", dict)
+    assert "NoDims.__init__ takes the dimensions first" in refused("mine", NoDims)
+    assert "Plain has no argument kernal; it takes kernel" in refused("mine", Plain, kernal=5)
+    assert "Needs needs a value for width: register_block('mine', Needs, width=...)" in refused("mine", Needs)
+    assert "Options.options names bias" in refused("mine", Options)
+
+
+def test_a_block_that_cannot_be_searched_says_what_it_lacks() -> None:
+    nas.register_block("mine", Plain)
+    fixed = nas.ArchDef.parse(table(["mine", 8]))
+    with pytest.raises(ValueError, match=r"s1b0: the block mine has no cost: define Plain\.cost\(s, n\)"):
+        fixed.cost()
+    space = nas.SearchSpace.parse(table([["mine", "ir_k3"], 8]))
+    with pytest.raises(ValueError, match=r"s1b0: the block mine cannot stand in a space: define Plain\.transform and Plain\.cost"):
+        nas.build_supernet(space, 4)
+
+
+def test_a_constructor_that_knows_no_choice_is_named() -> None:
+    class Fixed(Pointwise):
+        def __init__(self, dims: Any, bias: bool = False):
+            nas.Block.__init__(self)
+            self.conv = nn.Conv2d(dims.c_in, dims.c_out, 1)
+
+    nas.register_block("mine", Fixed)
+    space = nas.SearchSpace.parse(table([["mine", "ir_k3"], [8, 16, 4]]))
+    with pytest.raises(
+        ValueError, match=r"the block mine: Fixed\(.*raised TypeError.*in a space c_out may be a choice: build at its largest"
+    ):
+        nas.build_supernet(space, 4)
+
+
+def test_a_constructor_that_fails_is_named() -> None:
+    class Broken(nn.Module):
+        def __init__(self, dims: Any):
+            super().__init__()
+            self.conv = nn.Conv2d(dims.c_in, dims.width, 1)
+
+    nas.register_block("mine", Broken)
+    with pytest.raises(ValueError, match=r"the block mine: Broken\(Dims.*raised AttributeError: .*width.*; correct its __init__"):
+        nas.build_model(nas.ArchDef.parse(table(["mine", 8])), 4)
+
+
+def test_an_option_of_ones_own_is_checked() -> None:
+    class Shuffle(nas.Block):
+        options = frozenset({"parts"})
+
+        def __init__(self, dims: Any, parts: int = 2):
+            super().__init__()
+            self.parts = parts
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.channel_shuffle(x, self.parts)
+
+    nas.register_block("shuffle", Shuffle)
+    assert nas.build_model(nas.ArchDef.parse(table(["shuffle", 8, 1, 1, {"parts": 4}])), 4).blocks.s1b0.parts == 4
+    with pytest.raises(nas.ArchError, match="stage 1, block 0: key parts: must be a number, a word"):
+        nas.ArchDef.parse(table(["shuffle", 8, 1, 1, {"parts": [1]}]))
+    with pytest.raises(nas.ArchError, match="unknown option 'part', did you mean parts"):
+        nas.ArchDef.parse(table(["shuffle", 8, 1, 1, {"part": 4}]))
