@@ -12,6 +12,7 @@ from spaces import randomise
 from torch import nn
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.nn.blocks import InvertedResidual
 from mobile_cv_nas.nn.choice import Gates
 from mobile_cv_nas.nn.register import arguments_type
@@ -126,7 +127,7 @@ def test_a_block_of_ones_own_is_searched(bias: bool) -> None:
 
 
 def refused(name: Any, kind: Any, **arguments: Any) -> str:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(InputError) as caught:
         nas.register_block(name, kind, **arguments)
     assert str(name)[:10] not in nas.BLOCKS or name == "skip"
     return str(caught.value)
