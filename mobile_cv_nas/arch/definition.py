@@ -16,6 +16,7 @@ from ..nn.shapes import Cost
 from .fields import ArchError
 from .layer import Layer, has_hidden, map_sizes, reading
 from .parse import parse_table, read_table
+from .show import block_costs, block_lines, html_table, text_table, total_line
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,19 @@ class ArchDef:
         """The plain mapping that `parse` takes."""
         rows = [[[b.name, b.channels, b.stride, 1, dict(b.options)] for b in stage] for stage in self.stages]
         return {"name": self.name, "input_size": self.input_size, "stages": rows}
+
+    def _table(self) -> tuple[str, list[list[str]]]:
+        costs = block_costs(self.layers, self.input_size, 3)
+        total = sum((cost for cost in costs if cost is not None), Cost(0, 0))
+        lines = block_lines(self.layers, [self.input_size], costs)
+        title = f"ArchDef {self.name or '(no name)'}, input {self.input_size}x{self.input_size}, without a head"
+        return title, [*lines, total_line("total", total)]
+
+    def __repr__(self) -> str:
+        return text_table(*self._table())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
 
     def cost(self, num_classes: int = 1000, in_channels: int = 3, head: HeadDef | None = None) -> Cost:
         """Exact MACs and parameters in closed form: what `mobile_cv_nas.count` measures.

@@ -17,6 +17,7 @@ from .definition import ArchDef, arch_of, save_table
 from .fields import ArchError
 from .layer import Layer, has_hidden, map_sizes, reading
 from .parse import parse_table, read_table
+from .show import block_lines, html_table, options_text, text_table
 
 Picks = dict[str, int]
 """For each choice of a space, by name, the index of one option."""
@@ -75,8 +76,16 @@ class SearchSpace:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def _table(self) -> tuple[str, list[list[str]]]:
+        inputs = options_text(self.input_sizes)
+        title = f"SearchSpace {self.name or '(no name)'}, input {inputs}: {len(self.choices)} choices, {self.size():.3g} archs"
+        return title, block_lines(self.layers, self.input_sizes, [None] * len(self.layers))
+
     def __repr__(self) -> str:
-        return f"SearchSpace({self.name!r}, {len(self.layers)} layers, {len(self.choices)} choices)"
+        return text_table(*self._table())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
 
     @property
     def max_input_size(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
 from ..arch.layer import map_sizes, reading
+from ..arch.show import block_lines, html_table, text_table, total_line
 from ..errors import InputError
 from ..nn.choice import ChoiceTable, Gates
 from ..nn.heads import HeadDef
@@ -131,6 +132,27 @@ class Supernet(nn.Module):
     def expected_cost(self) -> Cost:
         """The same under softmax(alpha), without noise or selection."""
         return self.effective.cost(self.table.gates(noise=False))
+
+    def _table(self) -> tuple[str, list[list[str]]]:
+        """Costs are expectations under the alphas, of the whole; parameters of a block are the supernet's own."""
+        layers = self.space.layers
+        lines = block_lines(layers, self.space.input_sizes, [None] * len(layers))
+        for line, block in zip(lines, self.mixed(), strict=True):
+            line[-1] = f"{sum(p.numel() for p in block.parameters()):,}"
+        params = sum(p.numel() for p in self.head.parameters())
+        head = ["head", self.head_def.name, "", str(self.head_def.num_classes), "", "", "", f"{params:,}"]
+        with torch.no_grad():
+            child = self.expected_cost()
+        own = sum(p.numel() for p in self.weight_parameters())
+        side = self.space.max_input_size
+        title = f"Supernet {self.space.name or '(no name)'}, images {self.in_channels}x{side}x{side}"
+        return title, [*lines, head, total_line("child, expected", child), [*total_line("supernet", child)[:-2], "", f"{own:,}"]]
+
+    def __repr__(self) -> str:
+        return text_table(*self._table())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
 
     def shapes(self) -> list[tuple[float, float]]:
         """Effective channels and side (Eqs. 5 and 6) of the image and after each layer, under the current gates."""

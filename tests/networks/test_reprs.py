@@ -1,0 +1,64 @@
+"""What a person sees who prints an arch, a space, a network or a supernet."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+from spaces import TINY, parsed
+
+import mobile_cv_nas as nas
+
+
+def numbers(line: str) -> list[int]:
+    return [int(word.replace(",", "")) for word in re.findall(r"(?<!\S)\d[\d,]*(?!\S)", line)]
+
+
+def test_an_arch_prints_a_line_a_block_with_its_total() -> None:
+    arch = nas.get_arch("FBNetV2_F4")
+    lines = repr(arch).splitlines()
+    assert lines[0] == "ArchDef FBNetV2_F4, input 224x224, without a head"
+    assert len(lines) == 1 + 2 + len(arch.layers) + 1
+    model = nas.build_model(arch)
+    body = sum(p.numel() for p in model.blocks.parameters())
+    assert numbers(lines[-1])[-1] == body
+    assert sum(numbers(line)[-1] for line in lines[3:-1]) == body
+
+
+def test_a_network_prints_a_line_a_block_and_what_fvcore_counts() -> None:
+    model = nas.fbnet_builder("FBNetV2_F1", num_classes=7, in_channels=1)
+    lines = repr(model).splitlines()
+    assert lines[0] == "Network FBNetV2_F1, images 1x128x128"
+    assert numbers(lines[-1]) == list(nas.count(model, 128, 1))
+    assert len(lines) == 1 + 2 + len(model.arch.layers) + 2
+
+
+def test_a_supernet_prints_its_options_and_the_expected_child() -> None:
+    supernet = nas.build_supernet(parsed(TINY), 5)
+    lines = repr(supernet).splitlines()
+    cost = supernet.expected_cost()
+    assert numbers(lines[-2]) == [round(cost.macs.item()), round(cost.params.item())]
+    assert numbers(lines[-1]) == [sum(p.numel() for p in supernet.weight_parameters())]
+    assert re.search(r"s1b0 +ir_k3\|ir_k5_se_hs\|skip +8\|12 +8\|16 +8\|16", repr(supernet))
+
+
+def test_a_block_without_a_cost_leaves_its_places_empty() -> None:
+    assert "MACs" not in repr(parsed(TINY))
+    assert repr(parsed(TINY)).startswith("SearchSpace tiny, input 16|24: 10 choices, 1.44e+03 archs\n")
+
+
+def test_notebooks_get_the_same_cells() -> None:
+    class Cells(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.found: list[str] = []
+
+        def handle_data(self, data: str) -> None:
+            self.found.append(data)
+
+    for thing in (nas.get_arch("Digits"), parsed(TINY), nas.fbnet_builder("Digits"), nas.build_supernet(parsed(TINY), 5)):
+        cells = Cells()
+        cells.feed(thing._repr_html_())
+        title, *rows = repr(thing).splitlines()
+        assert cells.found[0] == title
+        assert " ".join(cells.found[1:]).split() == [word for row in rows if "---" not in row for word in row.split()]
