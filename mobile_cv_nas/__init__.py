@@ -16,6 +16,7 @@ from .nn.shapes import Cost, subsample
 from .timm_hook import register_with_timm
 
 if TYPE_CHECKING:  # what _LAZY names, for type checkers and editors; a test compares the two
+    from .deploy.export import export as export
     from .deploy.fold import fold as fold
     from .model_zoo import fbnet_builder as fbnet_builder
     from .model_zoo import get_arch as get_arch
@@ -45,6 +46,7 @@ _LAZY = {
     "TrainResult": "training.trainer",
     "build_detector": "tasks.detectors",
     "build_segmenter": "tasks.segmenters",
+    "export": "deploy.export",
     "fbnet_builder": "model_zoo",
     "fold": "deploy.fold",
     "get_arch": "model_zoo",

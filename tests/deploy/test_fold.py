@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from dense_runs import dense_arch
 from helpers import tiny_arch
+from networks import NETWORKS, network_of, renewed
 from torch import nn
 
 import mobile_cv_nas as nas
@@ -13,26 +13,6 @@ from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.tasks.classification import Classification
 from mobile_cv_nas.tasks.features import freeze_norms
 from mobile_cv_nas.tasks.model import Model, default_transform
-
-
-def renewed(network: nn.Module, seed: int = 0) -> nn.Module:
-    """With norm statistics and affine parts that do something, in eval mode."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        if ("norm" in name or "running" in name or name.endswith("bias")) and tensor.is_floating_point():
-            noise = torch.rand(tensor.shape, generator=generator)
-            tensor.data = 0.5 + noise if name.endswith(("weight", "running_var")) else noise - 0.5
-    return network.eval()
-
-
-NETWORKS = {
-    "classifier": (lambda: nas.build_model(tiny_arch(), 10), 8),
-    "features": (lambda: nas.fbnet_builder(dense_arch(), features_only=True), 64),
-    "lraspp": (lambda: nas.build_segmenter("lraspp", dense_arch(), 3, channels=16), 64),
-    "deeplabv3": (lambda: nas.build_segmenter("deeplabv3", dense_arch(), 3, channels=16), 64),
-    "ssdlite": (lambda: nas.build_detector("ssdlite", dense_arch(), 3, 64, channels=16, score_thresh=0.0), 64),
-    "frozen": (lambda: nas.build_segmenter("lraspp", dense_arch(), 3, channels=16, frozen_norm=True), 64),
-}
 
 
 def tensors(output):
@@ -46,13 +26,11 @@ def tensors(output):
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_a_folded_network_is_the_network(name):
-    torch.manual_seed(0)
-    build, size = NETWORKS[name]
-    network = renewed(build())
+    network, size = network_of(name), NETWORKS[name][1]
     before = copy.deepcopy(network.state_dict())
     folded = nas.fold(network)
     x = torch.rand(2, 3, size, size)
-    given = list(x) if name == "ssdlite" else x
+    given = list(x) if name in ("ssdlite", "retinanet") else x
     for new, old in zip(tensors(folded(given)), tensors(network(given)), strict=True):
         torch.testing.assert_close(new.contiguous(), old, atol=1e-5 * max(1.0, float(old.abs().max())), rtol=0)
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
