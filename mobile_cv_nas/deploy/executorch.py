@@ -16,7 +16,7 @@ from .file_network import as_input
 from .interface import Interface
 from .onnx import quiet
 
-MOST = 16  # images a call of a file of any number
+MOST = 8  # images a call of a file of any number: memory is reserved for so many, and beyond the width of a layer not granted
 _XNNPACK = "executorch.backends.xnnpack"
 
 

@@ -72,7 +72,7 @@ def export(
         model: a `Model` of `nas.load`, whose classes, transform, arch and licence the file keeps; or a network alone.
         path: of the file.
         int8: images to calibrate int8 on: a folder, paths, PIL images, or normalised tensors (C, S, S). None: the file is in float.
-        batch: images a call; None is any number (of .pte 1 to 16; of .mlpackage 1). A .pte file of a fixed number is one delegate call.
+        batch: images a call; None is any number (of .pte 1 to 8; of .mlpackage 1). A .pte file of a fixed number is one delegate call.
         check: run the file beside the network at two batch sizes and time both; of int8 also name the layers that lose most.
         images: how many to calibrate on, evenly spread over those given; 16 others are kept to judge by where there are as many.
         keep_float: names of layers or blocks that stay in float, such as "blocks.s0b0".
@@ -168,7 +168,7 @@ def _checked(job: _Job, result: Export, plain: Path, file: Path) -> Export:
     """The result with the differences, noise and times of its files. Raises ExportError."""
     interface, network = job.interface, _opened(job, plain)
     images = job.judging or job.calibrating
-    batches = BATCHES if interface.batch is None else (interface.batch,)
+    batches = (interface.batch,) if interface.batch else (*BATCHES, *([interface.most] if interface.most else []))
     found = differences(job.reference, network, images_for(interface, max(batches), images), batches)
     require_close(found, result.path)
     one = as_input(images_for(interface, interface.batch or 1, images), interface)

@@ -158,4 +158,9 @@ class PteNetwork(FileNetwork):
             raise FileError(f"{path}: ExecuTorch cannot load it ({why}); of int8, keep_float its head, or use .onnx") from None
 
     def run(self, image: Tensor) -> list[Tensor]:
-        return [output.clone() for output in self._method.execute([image])]  # the runtime may use its buffers again
+        try:
+            return [output.clone() for output in self._method.execute([image])]  # the runtime may use its buffers again
+        except RuntimeError as error:
+            raise InputError(
+                f"ExecuTorch cannot run an input of shape {tuple(image.shape)}: {' '.join(str(error).split())[:160]}"
+            ) from None
