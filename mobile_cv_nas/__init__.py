@@ -17,6 +17,8 @@ from .nn.shapes import Cost, subsample
 from .timm_hook import register_with_timm
 
 if TYPE_CHECKING:  # what _LAZY names, for type checkers and editors; a test compares the two
+    from .deploy.export import export as export
+    from .deploy.fold import fold as fold
     from .model_zoo import fbnet_builder as fbnet_builder
     from .model_zoo import get_arch as get_arch
     from .model_zoo import get_card as get_card
@@ -45,7 +47,9 @@ _LAZY = {
     "TrainResult": "training.trainer",
     "build_detector": "tasks.detectors",
     "build_segmenter": "tasks.segmenters",
+    "export": "deploy.export",
     "fbnet_builder": "model_zoo",
+    "fold": "deploy.fold",
     "get_arch": "model_zoo",
     "get_card": "model_zoo",
     "list_models": "model_zoo",

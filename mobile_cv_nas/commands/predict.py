@@ -44,6 +44,7 @@ def _run(args: argparse.Namespace) -> None:
     targets = drawings(paths, args.output, args.model) if args.output else [None] * len(paths)
     read_picture(paths[0])  # an error of the first image comes before the time that a model takes
     model = load(args.model, args.arch)
+    model = model.fold() if len(paths) > 1 else model  # folding takes the time of a few images
     for path, target in zip(progress(paths), targets, strict=True):
         found: Prediction = model.predict(path, args.top, args.score)
         if target is not None:

@@ -56,8 +56,8 @@ def test_from(cfg: CfgNode) -> str | None:
     if split is None:
         raise ConfigError(f"TEST.SPLIT: {cfg.TEST.SPLIT}, but the data set has no such images; use val, or add the folder")
     runtime, size = start_runtime(recipe.runtime), model.task.input_size(model.arch)
-    cost = model.task.count(model.network, model.arch)
-    network = runtime.compile(runtime.place(model.network))
+    cost = model.count()
+    network = runtime.compile(runtime.place(model.fold().network))
     loader = build_loader(options, split, size, cfg.TEST.BATCH_SIZE, False, runtime.shard, label_size=model.task.label_size)
     scores = model.task.evaluate(network, loader.epoch(), runtime)
     skipped = count_skipped(runtime, [loader])

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from ..arch import ArchDef
 from ..data.images import BadImage, open_image
 from ..data.transforms import Preprocess
+from ..deploy.file_network import FileNetwork, OnnxNetwork, PteNetwork
+from ..deploy.fold import fold
 from ..errors import InputError, listed
 from ..model_zoo.builder import fbnet_builder, find_arch
 from ..model_zoo.card import Card
+from ..nn.shapes import Cost
 from ..weights.file import WeightsError, load_weights, save_weights
 from ..weights.fit import check_fit, fit_weights
 from .build import task_of
@@ -49,7 +52,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
 
     def __repr__(self) -> str:
         name = self.arch.name or "an arch without name"
@@ -103,12 +106,29 @@ class Model:
         return self.task.predict(self.network, pictures, inputs, options) if pictures else []
 
     def to(self, device: str | torch.device) -> Model:
-        """The model with its network on a device; in place."""
+        """The model with its network on a device; in place. Raises InputError for a file of another runtime."""
+        if isinstance(self.network, FileNetwork) and torch.device(device).type != "cpu":
+            raise InputError(f"device {device}: an exported file runs on the CPU; load the model that it came from")
         self.network.to(device)
         return self
 
+    def count(self) -> Cost:
+        """MACs of one image, and parameters; of an exported file those of the network that its arch and head make."""
+        exported = isinstance(self.network, FileNetwork)
+        return self.task.count(self.task.network(self.arch) if exported else self.network, self.arch)
+
+    def fold(self) -> Model:
+        """The model with a faster copy of its network, for inference: see `nas.fold`. It cannot be saved."""
+        if isinstance(self.network, FileNetwork):
+            return self
+        return Model(fold(self.network), self.arch, self.task, self.transform, {**self.about, "folded": True})
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes a .safetensors file that `load` reads back as an equal model. Raises FileError or WeightsError."""
+        if isinstance(self.network, FileNetwork):
+            raise WeightsError(f"{path}: an exported file has no weights of its own; save the model that it came from")
+        if self.about.get("folded"):
+            raise WeightsError(f"{path}: the norms of this model are folded into its weights; save the model that it was folded from")
         save_model(path, self.network, self.arch, self.task, self.transform, self.about)
 
 
@@ -140,7 +160,8 @@ def save_model(
 def load(source: str | os.PathLike, arch: str | os.PathLike | ArchDef = "") -> Model:
     """A trained model: of the folder of a training or a search, of a .safetensors file of this library, or of the zoo by name.
 
-    The network is in eval mode, on the CPU. A name of the zoo brings its pretrained weights.
+    The network is in eval mode, on the CPU. A name of the zoo brings its pretrained weights. An .onnx or .pte file that `nas.export`
+    made of a model is one too: its network runs in onnxruntime or ExecuTorch.
 
     Args:
         source: folder, file or name. "pretrained" stands for the published weights of `arch`.
@@ -156,6 +177,8 @@ def load(source: str | os.PathLike, arch: str | os.PathLike | ArchDef = "") -> M
         return load_foreign(None, arch)
     if path.is_dir():
         return load_file(model_file(path), arch)
+    if path.suffix in (".onnx", ".pte"):
+        return load_exported(path)
     if path.suffix == ".safetensors" or path.is_file():
         return load_file(path, arch)
     if os.sep in text or path.suffix in (".pt", ".pth", ".yaml"):
@@ -197,6 +220,19 @@ def load_file(path: str | os.PathLike, arch: str | os.PathLike | ArchDef = "") -
         task = replace(task, label_size=transform.resize[0])
     kept = ("version", "arch", "classes", "sha256", "task", "head", "mean", "std", "transform", "versions")
     return Model(network, found, task, transform, {key: value for key, value in content.items() if key not in kept})
+
+
+def load_exported(path: str | os.PathLike) -> Model:
+    """The model of an .onnx or .pte file, run by onnxruntime or ExecuTorch. Raises InputError or FileError."""
+    network = OnnxNetwork(path) if Path(path).suffix == ".onnx" else PteNetwork(path)
+    content = network.content
+    if "task" not in content or "transform" not in content:
+        raise InputError(
+            f"{path}: exported of a network alone, without classes and transform; export a Model, or run it with its own runtime"
+        )
+    arch = ArchDef.parse(content["arch"], source=str(path))
+    about: dict[str, Any] = {name: content[name] for name in ("licence", "own_inputs") if name in content}
+    return Model(network, arch, task_of(content, path), Preprocess.from_dict(content["transform"]), about)
 
 
 def _with_classes(task: Task, state: Mapping[str, Tensor], path: str | os.PathLike) -> Task:
