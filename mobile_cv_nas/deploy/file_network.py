@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FileError, InputError, require
+from ..files import read_bytes
 from .interface import INPUT, Interface
 from .suppress import detections, fitted
 
@@ -37,7 +38,7 @@ class FileNetwork(nn.Module):
         if images.shape[1:] != (interface.in_channels, size, size):
             raise InputError(f"images of shape {tuple(images.shape[1:])}: the file takes ({interface.in_channels}, {size}, {size})")
         given = as_input(images.detach().cpu().float(), interface)
-        step = interface.batch or max(1, len(given))
+        step = interface.batch or interface.most or max(1, len(given))
         parts = []
         for start in range(0, len(given), step):
             part = given[start : start + step]
@@ -119,23 +120,47 @@ def read_content(metadata: Mapping[str, str], path: object) -> dict[str, Any]:
     return content
 
 
+def _beside(path: str | os.PathLike) -> dict[str, Any]:
+    """What the .json file beside a .pte file says of it. Raises FileError."""
+    name = f"{os.fspath(path)}.json"
+    try:
+        content = json.loads(read_bytes(name, 64 * 2**20))
+        Interface.from_dict(content)
+    except (ValueError, TypeError) as error:
+        why = str(error) if isinstance(error, FileError) else f"{name}: does not say what {path} takes and gives"
+        raise FileError(f"{why}; nas.export writes it beside the .pte file: keep them together") from None
+    return content
+
+
 class PteNetwork(FileNetwork):
     """A .pte file, run by ExecuTorch's runtime with XNNPACK.
 
     Args:
         path: of the file.
-        interface: of its network, which the file itself does not keep.
+        interface: of its network, which the file itself does not keep; None: as the .json file beside it says.
         threads: of XNNPACK, in this process; 0 leaves it as it is.
     """
 
-    def __init__(self, path: str | os.PathLike, interface: Interface, threads: int = 0):
+    def __init__(self, path: str | os.PathLike, interface: Interface | None = None, threads: int = 0):
         runtime: Any = require("executorch.runtime", "executorch")
-        super().__init__(interface)
+        if not Path(path).is_file():
+            raise FileError(f"{path}: no such file; check the name and the folder you run from")
+        self.content = _beside(path) if interface is None else {}
+        super().__init__(interface or Interface.from_dict(self.content))
         if threads:
             require("executorch.extension.pybindings._C", "executorch")._unsafe_reset_threadpool(threads)
         # the method does not keep its program alive
-        self._program = runtime.Runtime.get().load_program(Path(path), verification=runtime.Verification.Minimal)
-        self._method = self._program.load_method("forward")
+        try:
+            self._program = runtime.Runtime.get().load_program(Path(path), verification=runtime.Verification.Minimal)
+            self._method = self._program.load_method("forward")
+        except RuntimeError as error:
+            why = " ".join(str(error).split())[:160]
+            raise FileError(f"{path}: ExecuTorch cannot load it ({why}); of int8, keep_float its head, or use .onnx") from None
 
     def run(self, image: Tensor) -> list[Tensor]:
-        return [output.clone() for output in self._method.execute([image])]  # the runtime may use its buffers again
+        try:
+            return [output.clone() for output in self._method.execute([image])]  # the runtime may use its buffers again
+        except RuntimeError as error:
+            raise InputError(
+                f"ExecuTorch cannot run an input of shape {tuple(image.shape)}: {' '.join(str(error).split())[:160]}"
+            ) from None

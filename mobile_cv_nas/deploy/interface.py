@@ -45,6 +45,7 @@ class Interface:
     mean: tuple[float, ...] = ()  # of images in 0..1; (): not known
     std: tuple[float, ...] = ()
     batch: int | None = None  # images a call; None: any number
+    most: int | None = None  # and then so many at most; None: no limit
     with_transform: bool = False  # whether it takes uint8
     suppression: Mapping[str, Any] | None = None  # detection: how boxes are picked; see `detections`
 
@@ -89,7 +90,7 @@ def interface_of(
         raise InputError("with_transform: a network alone does not say its mean and std; export a Model: nas.load(...)")
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise InputError(f"batch {batch!r}: give a number of images, or none for any number")
-    return Interface(kind, size, channels, outputs, mean, std, batch, with_transform)
+    return Interface(kind, size, channels, outputs, mean, std, batch, None, with_transform)
 
 
 def _kind(network: nn.Module) -> tuple[str, tuple[str, ...]]:

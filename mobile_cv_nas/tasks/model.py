@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..arch import ArchDef
 from ..data.images import BadImage, open_image
 from ..data.transforms import Preprocess
-from ..deploy.file_network import FileNetwork, OnnxNetwork
+from ..deploy.file_network import FileNetwork, OnnxNetwork, PteNetwork
 from ..deploy.fold import fold
 from ..errors import InputError, listed
 from ..model_zoo.builder import fbnet_builder, find_arch
@@ -160,8 +160,8 @@ def save_model(
 def load(source: str | os.PathLike, arch: str | os.PathLike | ArchDef = "") -> Model:
     """A trained model: of the folder of a training or a search, of a .safetensors file of this library, or of the zoo by name.
 
-    The network is in eval mode, on the CPU. A name of the zoo brings its pretrained weights. An .onnx file that `nas.export` made of a
-    model is one too: its network runs in onnxruntime.
+    The network is in eval mode, on the CPU. A name of the zoo brings its pretrained weights. An .onnx or .pte file that `nas.export`
+    made of a model is one too: its network runs in onnxruntime or ExecuTorch.
 
     Args:
         source: folder, file or name. "pretrained" stands for the published weights of `arch`.
@@ -177,7 +177,7 @@ def load(source: str | os.PathLike, arch: str | os.PathLike | ArchDef = "") -> M
         return load_foreign(None, arch)
     if path.is_dir():
         return load_file(model_file(path), arch)
-    if path.suffix == ".onnx":
+    if path.suffix in (".onnx", ".pte"):
         return load_exported(path)
     if path.suffix == ".safetensors" or path.is_file():
         return load_file(path, arch)
@@ -223,11 +223,13 @@ def load_file(path: str | os.PathLike, arch: str | os.PathLike | ArchDef = "") -
 
 
 def load_exported(path: str | os.PathLike) -> Model:
-    """The model of an .onnx file, run by onnxruntime. Raises InputError or FileError."""
-    network = OnnxNetwork(path)
+    """The model of an .onnx or .pte file, run by onnxruntime or ExecuTorch. Raises InputError or FileError."""
+    network = OnnxNetwork(path) if Path(path).suffix == ".onnx" else PteNetwork(path)
     content = network.content
     if "task" not in content or "transform" not in content:
-        raise InputError(f"{path}: exported of a network alone, without classes and transform; export a Model, or run it with onnxruntime")
+        raise InputError(
+            f"{path}: exported of a network alone, without classes and transform; export a Model, or run it with its own runtime"
+        )
     arch = ArchDef.parse(content["arch"], source=str(path))
     about: dict[str, Any] = {name: content[name] for name in ("licence", "own_inputs") if name in content}
     return Model(network, arch, task_of(content, path), Preprocess.from_dict(content["transform"]), about)

@@ -132,14 +132,14 @@ def test_no_word_of_this_machine(tmp_path):
 def test_a_file_that_differs_is_not_left(tmp_path, monkeypatch):
     path = tmp_path / "net.onnx"
     path.write_text("the one before")
-    true = exporting.wrap
+    true = exporting.fold
 
-    def wrong(network, interface):
-        wrapped, interface = true(network, interface)
-        wrapped.network.classifier.bias.data += 1e-3
-        return wrapped, interface
+    def wrong(network, **options):
+        folded = true(network, **options)
+        folded.classifier.bias.data += 1e-3
+        return folded
 
-    monkeypatch.setattr(exporting, "wrap", wrong)  # both the reference and the file; the file's bias moves twice
+    monkeypatch.setattr(exporting, "fold", wrong)
     with pytest.raises(ExportError, match="not written"):
         nas.export(network_of("classifier"), path)
     assert path.read_text() == "the one before"

@@ -1,0 +1,158 @@
+"""int8: little is lost where it is calibrated well, what loses is named, and some layers can stay in float."""
+
+from itertools import pairwise
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from networks import model_of, network_of
+from test_onnx import photograph, session_of
+from torch import nn
+
+import mobile_cv_nas as nas
+from mobile_cv_nas.deploy.calibrate import calibration, layer_losses
+from mobile_cv_nas.deploy.check import ExportError
+from mobile_cv_nas.deploy.interface import interface_of
+from mobile_cv_nas.errors import InputError
+
+
+def quantized_weights(path):
+    """Of an int8 file: the layers whose weights are int8, by name."""
+    graph = onnx.load(path).graph
+    integers = {one.name for one in graph.initializer if one.data_type == onnx.TensorProto.INT8}
+    by_output = {name: node for node in graph.node for name in node.output}
+    layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    return {node.name for node in layers if (source := by_output.get(node.input[1])) is not None and source.input[0] in integers}
+
+
+def test_onnx(tmp_path):
+    model, path = model_of("classifier"), tmp_path / "net.onnx"
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(30):
+        photograph(i).save(folder / f"{i}.png")
+    result = nas.export(model, path, int8=folder, images=10)
+    assert (result.int8.images, result.int8.judged) == (10, 16)
+    assert result.int8.sqnr["logits"] > 25
+    assert result.size == path.stat().st_size
+    assert 0 < len(result.int8.layers) <= 10
+    names = {name for name, module in model.network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    assert quantized_weights(path) == names
+    assert {name for name, _ in result.int8.layers} <= names
+    loaded = nas.load(path)
+    assert loaded.predict(folder / "0.png").labels[0] == model.predict(folder / "0.png").labels[0]
+    assert "calibrated on 10 images" in str(result)
+
+
+def test_the_range_is_that_of_all_images(tmp_path):
+    """The widest is the first: onnxruntime's own way to bound the memory forgets it."""
+    network, path = network_of("classifier"), tmp_path / "net.onnx"
+    images = [10 * torch.ones(3, 8, 8), *(0.1 * torch.randn(40, 3, 8, 8)).unbind()]
+    nas.export(network, path, int8=images, images=41, check=False)
+    graph = onnx.load(path).graph
+    first = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "image")
+    scale = next(onnx.numpy_helper.to_array(one) for one in graph.initializer if one.name == first.input[1])
+    assert float(scale) * 255 > 10
+
+
+def test_layers_that_stay_in_float(tmp_path):
+    model, path = model_of("classifier"), tmp_path / "net.onnx"
+    images = [photograph(i) for i in range(4)]
+    result = nas.export(model, path, int8=images, keep_float=["blocks.s1b0", "classifier"])
+    left = {"blocks.s0b0.conv", "blocks.s2b0.pw.conv", "blocks.s2b0.dw.conv", "blocks.s2b0.pwl.conv"}
+    assert quantized_weights(path) == left
+    assert result.int8.judged == 0
+    with pytest.raises(InputError, match=r"did you mean blocks\.s1b0"):
+        nas.export(model, path, int8=images, keep_float=["blocks.s1b00"])
+    with pytest.raises(InputError, match="in float"):
+        nas.export(model, path, keep_float=["classifier"])
+
+
+def test_a_fixed_batch_and_bytes(tmp_path):
+    model, path = model_of("classifier"), tmp_path / "net.onnx"
+    images = [photograph(i) for i in range(4)]
+    result = nas.export(model, path, int8=images, batch=2, with_transform=True)
+    assert result.int8.sqnr["logits"] > 25
+    assert session_of(path).get_inputs()[0].type == "tensor(uint8)"
+    assert session_of(path).get_inputs()[0].shape == [2, 8, 8, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lraspp", "ssdlite"])
+def test_heads(name, tmp_path):
+    model, path = model_of(name), tmp_path / "net.onnx"
+    images = [photograph(i) for i in range(24)]
+    result = nas.export(model, path, int8=images, images=8)
+    assert min(result.int8.sqnr.values()) > 28
+    new, old = nas.load(path).predict(images[0], score=0.2), model.predict(images[0], score=0.2)
+    if name == "lraspp":
+        assert float((new.mask == old.mask).double().mean()) > 0.95
+        return
+    assert len(quantized_weights(path)) == sum(isinstance(module, nn.Conv2d) for module in model.network.modules())
+    # boxes are computed in float: those of int8 could only lie on a grid
+    boxes = session_of(path).run(["boxes"], {"image": np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)})[0]
+    steps = np.unique(boxes) * 255 / 64
+    assert (abs(steps - steps.round()) > 0.02).mean() > 0.8
+
+
+def test_the_layer_that_loses_most_is_found():
+    """One whose weights are of very different sizes within a channel."""
+    torch.manual_seed(0)
+    network = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(4)))
+    network[2].weight.data[:, 0, 0, 0] = 50.0
+    network[2].weight.data[:, 1:] *= 0.1
+    before = [layer.weight.clone() for layer in network]
+
+    class OneOutput(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return (self.network(x),)
+
+    found = layer_losses(OneOutput(), [torch.rand(4, 8, 8) for _ in range(3)], most=2)
+    assert len(found) == 2
+    assert found[0][0] == "2"
+    assert all(torch.equal(layer.weight, kept) for layer, kept in zip(network, before, strict=True))
+
+
+def test_noise_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("mobile_cv_nas.deploy.export.LEAST_SQNR", 100.0)
+    with pytest.raises(ExportError, match=r"keep_float the layers that lose most: \w+"):
+        nas.export(model_of("classifier"), tmp_path / "net.onnx", int8=[photograph()])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("none", "no such folder"),
+        ([], "no images"),
+        (3, "a int"),
+        (["none.png"], "no image that can be read"),
+        ([torch.rand(3, 4, 4)], "shape"),
+    ],
+)
+def test_what_cannot_be_calibrated_on(source, message):
+    model = model_of("classifier")
+    with pytest.raises(InputError, match=message):
+        calibration(source, model, interface_of(model.network, model), 4)
+
+
+def test_a_network_alone_needs_tensors():
+    network = network_of("classifier")
+    with pytest.raises(InputError, match="export a Model"):
+        calibration([photograph()], None, interface_of(network), 4)
+
+
+def test_images_are_spread_evenly():
+    """A folder has its images class by class: the first ones would be of one class."""
+    images = [torch.full((3, 8, 8), float(i)) for i in range(100)]
+    network = network_of("classifier")
+    used, judged = (sorted(int(one[0, 0, 0]) for one in part) for part in calibration(images, None, interface_of(network), 20))
+    assert (len(used), len(judged)) == (20, 16)
+    assert not set(used) & set(judged)
+    assert max(b - a for a, b in pairwise(used)) < 12
+    assert max(b - a for a, b in pairwise(judged)) < 15
