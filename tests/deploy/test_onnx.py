@@ -207,3 +207,11 @@ def test_networks_of_the_zoo(name, tmp_path):
     """One of each family of blocks; the export checks it."""
     result = nas.export(renewed(nas.fbnet_builder(name)), tmp_path / "net.onnx", input_size=64)
     assert len(result.differences) == 2
+
+
+def test_pools_are_named(tmp_path):
+    """A squeeze-and-excite and the classifier have one each; means over anything else stay means."""
+    nas.export(network_of("classifier"), tmp_path / "net.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
+    assert kinds.count("GlobalAveragePool") == 2
+    assert "ReduceMean" not in kinds
