@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import quick_cfg, run_tool, tiny_arch, train
+from helpers import ROOT, quick_cfg, run_tool, tiny_arch, train
 from networks import model_of
 from test_onnx import photograph
 
@@ -99,3 +99,14 @@ def test_a_training_exports_at_its_end(tmp_path):
 def test_keys_that_cannot_be(opts, message):
     with pytest.raises(ConfigError, match=message):
         load_config(None, opts, "train")
+
+
+@pytest.mark.slow
+def test_a_search_exports_its_child(tmp_path):
+    out = tmp_path / "out"
+    done = run_tool(
+        "search_net", "--config-file", str(ROOT / "configs" / "search" / "digits.yaml"), "OUTPUT_DIR", str(out), "RUNTIME.DEVICE", "cpu",
+        "SEARCH.EPOCHS", "2", "TRAIN.EPOCHS", "1", "TRAIN.WARMUP_EPOCHS", "0", "SEARCH.TOLERANCE", "0.9", "EXPORT.FORMATS", "[onnx]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert nas.load(out / "child" / "model.onnx").arch == nas.load(out).arch
