@@ -10,6 +10,10 @@ ROOT = Path(__file__).parent
 SEARCH = ["tensorboard>=2.16", "tqdm>=4.66", "matplotlib>=3.8", "scikit-learn>=1.4"]
 TIMM = ["timm>=1.0"]
 COCO = ["pycocotools>=2.0.7"]
+# What tools/export_net.py writes and checks files with.
+ONNX = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.19"]
+EXECUTORCH = ["executorch>=1.5"]  # brings torchao
+COREML = ["coremltools>=9"]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -58,7 +62,15 @@ setup(
         "numpy>=1.26",
         "safetensors>=0.4.5",
     ],
-    extras_require={"search": SEARCH, "timm": TIMM, "coco": COCO, "test": TEST + SEARCH + TIMM + COCO},
+    extras_require={
+        "search": SEARCH,
+        "timm": TIMM,
+        "coco": COCO,
+        "onnx": ONNX,
+        "executorch": EXECUTORCH,
+        "coreml": COREML,
+        "test": TEST + SEARCH + TIMM + COCO + ONNX + EXECUTORCH,
+    },
     classifiers=[
         "Programming Language :: Python :: 3",
         "Operating System :: OS Independent",

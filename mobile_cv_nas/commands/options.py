@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 from yacs.config import CfgNode
 
 from ..data.options import DataOptions
+from ..deploy.options import ExportOptions
 from ..engine.runtime import RuntimeOptions
 from ..search.options import SearchOptions
 from ..tasks.options import HeadOptions
@@ -37,6 +38,10 @@ def train_options(cfg: CfgNode) -> TrainOptions:
 
 def search_options(cfg: CfgNode) -> SearchOptions:
     return options_of(SearchOptions, cfg, "SEARCH")
+
+
+def export_options(cfg: CfgNode) -> ExportOptions:
+    return options_of(ExportOptions, cfg, "EXPORT")
 
 
 def recipe_of(cfg: CfgNode) -> Recipe:

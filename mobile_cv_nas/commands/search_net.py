@@ -8,6 +8,7 @@ On several GPUs: torchrun --nproc-per-node 8 tools/search_net.py ...
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
 from yacs.config import CfgNode
 
@@ -18,14 +19,18 @@ from ..report.space import find_space
 from ..report.tables import search_table
 from ..search.run import SearchResult, SearchRun
 from ..tasks.build import task_class
+from .deployment import check_exports, print_exports
 from .options import recipe_of, search_options
 
 
 def run(cfg: CfgNode, args: Namespace) -> None:
     """What the tool does."""
+    check_exports(cfg)
     result, main = search_from(cfg, args.resume)
     if main:
         print(search_table(result.to_dict(), str(result.folder), result.seconds))
+        if result.to_dict()["finished"]:
+            print_exports(cfg, Path(result.folder) / "child")
 
 
 def search_from(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None) -> tuple[SearchResult, bool]:

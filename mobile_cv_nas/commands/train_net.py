@@ -24,6 +24,7 @@ from ..tasks.model import load
 from ..tasks.options import DETECTORS, SEGMENTERS
 from ..training.trainer import Trainer, TrainResult, training_task
 from ..weights.file import WeightsError
+from .deployment import check_exports, print_exports
 from .options import recipe_of
 
 
@@ -33,9 +34,12 @@ def run(cfg: CfgNode, args: Namespace, heads: Sequence[str] = ("",)) -> None:
         tools = dict.fromkeys(DETECTORS, "detector") | dict.fromkeys(SEGMENTERS, "segmenter") | {"": "net"}
         here = ", ".join(heads) if any(heads) else "classifiers, with none"
         raise ConfigError(f"HEAD.NAME: {cfg.HEAD.NAME!r}, but this tool trains {here}; see tools/train_{tools[cfg.HEAD.NAME]}.py")
+    check_exports(cfg)
     result, main = train_from(cfg, args.resume)
     if main:
         print(result_table(result.to_dict(), str(result.weights)))
+        if result.to_dict()["finished"]:
+            print_exports(cfg, Path(cfg.OUTPUT_DIR))
 
 
 def train_from(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None) -> tuple[TrainResult, bool]:

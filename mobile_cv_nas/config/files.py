@@ -17,6 +17,7 @@ from ..files import parse_yaml, read_yaml
 PATHS = ("MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE")
 COMMAND_LINE = "command line"  # as the source of a value
 _UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}  # of SEARCH.TARGET
+_TEXTS = ("EXPORT.FORMATS",)  # lists of names; others are of numbers
 
 
 class ConfigError(InputError):
@@ -130,7 +131,8 @@ def _set(cfg: CfgNode, defaults: CfgNode, key: str, value: Any, source: str) -> 
     node = cfg
     for section in sections:
         node = node[section]
-    node[name] = _coerce(_number(value) if key == "SEARCH.TARGET" else value, default, f"{source}: {key}")
+    kind = [""] if key in _TEXTS else default
+    node[name] = _coerce(_number(value) if key == "SEARCH.TARGET" else value, kind, f"{source}: {key}")
 
 
 def _coerce(value: Any, default: Any, where: str) -> Any:
@@ -150,6 +152,8 @@ def _coerce(value: Any, default: Any, where: str) -> Any:
     elif isinstance(value, (list, tuple)):
         return [_coerce(item, default[0] if default else 0, where) for item in value]
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list of numbers"}
+    if default == [""]:
+        raise ConfigError(f"{where}: {shown(value)} is not a list of names, such as [onnx, pte]")
     raise ConfigError(f"{where}: {shown(value)} is not {kinds[type(default)]}; the default is {default!r}")
 
 

@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 DETECTORS = ("faster_rcnn", "retinanet", "ssdlite")
 SEGMENTERS = ("lraspp", "deeplabv3")
 STRATEGIES = ("dmasking",)  # of a search
+EXPORTS = ("onnx", "pte", "mlpackage")  # kinds of files for other runtimes
 DENSE = ("coco", "voc", "digit_scenes")  # data sets whose labels are boxes or masks
 
 _C = CfgNode()
@@ -106,6 +107,11 @@ _C.TEST = CfgNode()
 _C.TEST.SPLIT = "test"  # train | val | test: what tools/test_net.py evaluates
 _C.TEST.BATCH_SIZE = 256  # images a step, of each process, also in validation
 
+_C.EXPORT = CfgNode()  # files for other runtimes, written beside the weights at the end of a run, and checked
+_C.EXPORT.FORMATS = []  # onnx (ONNX) | pte (ExecuTorch) | mlpackage (Core ML, not checked); several: [onnx, pte]
+_C.EXPORT.INT8 = False  # onnx, pte: with 8-bit weights and maps, calibrated on training images
+_C.EXPORT.IMAGES = 100  # training images to calibrate on
+
 _C.CHECKPOINT = CfgNode()
 _C.CHECKPOINT.MINUTES = 10.0  # between saves within an epoch; each epoch's end saves too
 _C.CHECKPOINT.KEEP = 2  # newest checkpoints kept
@@ -137,6 +143,7 @@ CHOICES = {
     "TRAIN.CLASS_WEIGHTS": ("none", "balanced"),
     "TRAIN.ON_NAN": ("stop", "skip"),
     "TEST.SPLIT": ("train", "val", "test"),
+    "EXPORT.FORMATS": EXPORTS,  # each of them
     "RUNTIME.DEVICE": ("auto", "cpu", "cuda"),
     "RUNTIME.PRECISION": ("no", "fp16", "bf16"),
 }
@@ -182,6 +189,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "TRAIN.EMA_DECAY": (0, 1 - 1e-9),
     "TRAIN.EVAL_EVERY": (1, 1e6),
     "TEST.BATCH_SIZE": (1, 1e6),
+    "EXPORT.IMAGES": (1, 1e6),
     "CHECKPOINT.MINUTES": (TINY, 1e6),
     "CHECKPOINT.KEEP": (1, 1000),
     "RUNTIME.ACCUMULATE": (1, 10000),

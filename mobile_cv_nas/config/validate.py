@@ -86,6 +86,9 @@ DISABLED = (
     Rule(("HEAD.OUTPUT_STRIDE",), _not_head(*SEGMENTERS), "HEAD.NAME", "it is for a segmenter"),
     Rule(("HEAD.ANCHOR_SCALE",), _not_head("faster_rcnn", "retinanet"), "HEAD.NAME", "it is for faster_rcnn and retinanet", (0,)),
     Rule(("HEAD.MIN_RATIO",), _not_head("ssdlite"), "HEAD.NAME", "it is for ssdlite", (0,)),
+    Rule(("EXPORT.INT8",), lambda c, _: not set(c.EXPORT.FORMATS) & {"onnx", "pte"}, "EXPORT.FORMATS", "name onnx or pte", (False,)),
+    Rule(("EXPORT.IMAGES",), lambda c, _: not c.EXPORT.INT8, "EXPORT.INT8", "set it"),
+    Rule(("EXPORT.*",), _purpose("test"), "", "tools/export_net.py writes files", ([],), typed_only=True),
     Rule(("MODEL.*",), _purpose("search"), "", "a search finds the network; set SEARCH.SPACE", ("",)),
     Rule(("TEST.SPLIT",), _purpose("search", "train"), "", "tools/test_net.py reads it", typed_only=True),
     Rule(("SEARCH.*",), _purpose("train", "test"), "", "tools/search_net.py reads it", typed_only=True),
@@ -105,8 +108,9 @@ def validate(cfg: CfgNode, purpose: str = "", sources: Mapping[str, str] | None 
     that has not its default counts as set by `file`.
     """
     for key, value in flatten(cfg):
-        if key in CHOICES and value not in CHOICES[key]:
-            raise ConfigError(f"{key}: {shown(value)} does not exist{did_you_mean(str(value), CHOICES[key], few=12)}")
+        for one in (value if isinstance(value, list) else [value]) if key in CHOICES else []:
+            if one not in CHOICES[key]:
+                raise ConfigError(f"{key}: {shown(one)} does not exist{did_you_mean(str(one), CHOICES[key], few=12)}")
         if isinstance(value, str) and "\0" in value:
             raise ConfigError(f"{key}: {value!r} holds a NUL character; no name can")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -145,6 +149,8 @@ def _check_together(cfg: CfgNode) -> None:
         raise ConfigError("DATA.AUGMENT: randaugment would move an image without its boxes or mask; use crop or affine")
     if data.VAL_FRACTION + data.TEST_FRACTION >= 1:
         raise ConfigError("DATA.VAL_FRACTION + DATA.TEST_FRACTION: 1 or more; nothing is left to train on")
+    if cfg.EXPORT.FORMATS and head == "faster_rcnn":
+        raise ConfigError("EXPORT.FORMATS: a faster_rcnn has two stages and cannot be exported; use ssdlite, or leave EXPORT.FORMATS out")
     if cfg.TRAIN.WARMUP_EPOCHS > cfg.TRAIN.EPOCHS:
         raise ConfigError(f"TRAIN.WARMUP_EPOCHS: {cfg.TRAIN.WARMUP_EPOCHS} is more than TRAIN.EPOCHS")
     tau = cfg.SEARCH.TEMPERATURE

@@ -44,6 +44,7 @@ def write_onnx(module: nn.Module, interface: Interface, content: Mapping[str, An
     program.save(str(path), external_data=False)
     graph = onnx.load(str(path))
     _rename(graph.graph)
+    _name_pools(onnx, graph.graph)
     _strip(graph)
     for name, value in content.items():
         graph.metadata_props.add(key=name, value=json.dumps(value))
@@ -62,6 +63,22 @@ def _rename(graph: Any) -> None:
         name = names[-2].removeprefix("network.")
         taken[name] = taken.get(name, 0) + 1
         node.name = name if taken[name] == 1 else f"{name}:{taken[name]}"
+
+
+def _name_pools(onnx: Any, graph: Any) -> None:
+    """Makes global pools of means over both sides: the same, and of these onnxruntime has an int8 form."""
+    values = {one.name: one for one in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in values:
+            continue
+        axes = onnx.numpy_helper.to_array(values[node.input[1]]).tolist()
+        keeps = all(one.i for one in node.attribute if one.name == "keepdims")
+        if keeps and sorted(axis % 4 for axis in axes) == [2, 3]:  # maps have four dimensions
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:], node.attribute[:]
+    used = {name for node in graph.node for name in node.input}
+    for one in [one for one in graph.initializer if one.name not in used]:
+        graph.initializer.remove(one)
 
 
 def _strip(model: Any) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mobile_cv_nas.commands.options import recipe_of, search_options
+from mobile_cv_nas.commands.options import export_options, recipe_of, search_options
 from mobile_cv_nas.config import ConfigError, dump_config, flatten, get_cfg, load_config
 from mobile_cv_nas.config.keys import CHOICES, RANGES
 from mobile_cv_nas.config.validate import DISABLED
@@ -22,6 +22,8 @@ SETTINGS = [
     {"DATA.DATASET": "imagefolder", "DATA.AUGMENT": "randaugment"},
     {"TRAIN.OPTIMIZER": "rmsprop"},
     {"SEARCH.TEMPERATURE.SCHEDULE": "paper"},
+    {"EXPORT.FORMATS": "[onnx]"},
+    {"EXPORT.FORMATS": "[onnx]", "EXPORT.INT8": True},
     {"DATA.DATASET": "coco", "HEAD.NAME": "ssdlite", "DATA.AUGMENT": "crop"},
     *({"DATA.DATASET": "coco", "HEAD.NAME": head} for head in ("ssdlite", "retinanet", "lraspp", "deeplabv3")),
 ]
@@ -34,6 +36,8 @@ def texts(settings):
 def other(key):
     """A value that is not the default."""
     value = KEYS[key]
+    if key in CHOICES and isinstance(value, list):
+        return f"[{CHOICES[key][0]}]"
     if key in CHOICES:
         return next(choice for choice in reversed(CHOICES[key]) if choice not in (value, "fp16")) if len(CHOICES[key]) > 1 else None
     if isinstance(value, bool):
@@ -67,7 +71,7 @@ def test_every_key_changes_an_option_under_some_setting(key):
             before, after = load(setting), load({**setting, key: value})
         except ConfigError:
             continue
-        if (recipe_of(before), search_options(before)) != (recipe_of(after), search_options(after)):
+        if any(read(before) != read(after) for read in (recipe_of, search_options, export_options)):
             return
     if key in ("DATA.DATASET", "HEAD.NAME"):  # the two go together
         after = load({"DATA.DATASET": "coco", "HEAD.NAME": "lraspp"})

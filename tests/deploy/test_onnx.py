@@ -1,6 +1,7 @@
 """An .onnx file computes what its network does, says what it is and nothing of this machine, and predicts when it is loaded."""
 
 import os
+import runpy
 import socket
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from networks import NETWORKS, model_of, network_of
+from networks import NETWORKS, model_of, network_of, renewed
 from PIL import Image
 
 import mobile_cv_nas as nas
@@ -185,3 +186,32 @@ def test_what_cannot_be_loaded(tmp_path):
         loaded.save(tmp_path / "net.safetensors")
     with pytest.raises(InputError, match="exported already"):
         nas.export(loaded, tmp_path / "again.onnx")
+
+
+@pytest.mark.slow
+def test_the_example_finds_what_the_detector_finds(tmp_path):
+    """With numpy alone, on an image of the network's own size: resizing is another one."""
+    path = Path(__file__).resolve().parents[2] / "examples" / "detect_onnx.py"
+    detect = runpy.run_path(str(path))["detect"]
+    model, image = model_of("ssdlite"), photograph(size=(64, 64))
+    nas.export(model, tmp_path / "net.onnx", check=False)
+    found, expected = detect(str(tmp_path / "net.onnx"), image, 0.3), model.predict(image, score=0.3)
+    assert len(expected.labels) > 3
+    assert [name for name, _, _ in found] == expected.labels
+    np.testing.assert_allclose([box for _, _, box in found], expected.boxes, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["FBNetV2_F1", "FBNetV3_A", "MobileNetV3_Large", "MnasNet_A1"])
+def test_networks_of_the_zoo(name, tmp_path):
+    """One of each family of blocks; the export checks it."""
+    result = nas.export(renewed(nas.fbnet_builder(name)), tmp_path / "net.onnx", input_size=64)
+    assert len(result.differences) == 2
+
+
+def test_pools_are_named(tmp_path):
+    """A squeeze-and-excite and the classifier have one each; means over anything else stay means."""
+    nas.export(network_of("classifier"), tmp_path / "net.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
+    assert kinds.count("GlobalAveragePool") == 2
+    assert "ReduceMean" not in kinds

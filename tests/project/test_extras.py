@@ -15,11 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 # tqdm is not among them: fvcore and iopath bring it.
 BLOCK = """
 import sys
+MISSING = ("tensorboard", "matplotlib", "sklearn", "accelerate", "timm", "pycocotools", "onnx", "onnxscript", "onnxruntime", "executorch",
+           "torchao", "coremltools")
 class Without:
     def __init__(self, finder):
         self.finder = finder
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("tensorboard", "matplotlib", "sklearn", "accelerate", "timm", "pycocotools"):
+        if name.partition(".")[0] in MISSING:
             return None
         return self.finder.find_spec(name, path, target)
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
@@ -61,6 +63,9 @@ NEEDS = {
         "search",
     ),
     "digits": ("from mobile_cv_nas.data.digits import digits; digits()", "search"),
+    "ONNX": ("import mobile_cv_nas as nas; nas.export(nas.fbnet_builder('FBNetV2_F1'), 'net.onnx')", "onnx"),
+    "ExecuTorch": ("import mobile_cv_nas as nas; nas.export(nas.fbnet_builder('FBNetV2_F1'), 'net.pte')", "executorch"),
+    "Core ML": ("import mobile_cv_nas as nas; nas.export(nas.fbnet_builder('FBNetV2_F1'), 'net.mlpackage')", "coreml"),
     "a run's log": (
         "from pathlib import Path; from mobile_cv_nas.engine.progress import MetricsLog; MetricsLog(Path('.'), True)",
         "search",
@@ -91,4 +96,8 @@ def test_require_passes_on_what_the_package_itself_lacks(tmp_path: Path, monkeyp
 def test_the_extras_cover_what_the_library_imports() -> None:
     text = (ROOT / "setup.py").read_text(encoding="utf-8")
     required = text.partition("install_requires=[")[2].partition("]")[0]
-    assert not [name for name in ("tensorboard", "tqdm", "matplotlib", "scikit-learn", "accelerate", "timm") if name in required]
+    assert not [
+        name
+        for name in ("tensorboard", "tqdm", "matplotlib", "scikit-learn", "accelerate", "timm", "onnx", "executorch")
+        if name in required
+    ]
