@@ -14,6 +14,7 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from ..data.options import DataOptions
 from ..engine.runtime import Runtime, count_skipped, start_runtime
 from ..errors import listed
 from ..report.tables import name_of, table
+from ..report.test import Examination, class_rows, worst_images, write_test
 from ..tasks.model import Model, load
 from ..weights.file import WeightsError
 from .options import recipe_of
@@ -59,7 +61,9 @@ def test_from(cfg: CfgNode) -> str | None:
     cost = model.count()
     network = runtime.compile(runtime.place(model.fold().network))
     loader = build_loader(options, split, size, cfg.TEST.BATCH_SIZE, False, runtime.shard, label_size=model.task.label_size)
-    scores = model.task.evaluate(network, loader.epoch(), runtime)
+    kept = Examination()
+    scores = model.task.evaluate(network, loader.epoch(), runtime, kept)
+    worst = worst_images(kept, loader, runtime)
     skipped = count_skipped(runtime, [loader])
     name = model.arch.name or cfg.MODEL.ARCH or "unnamed"
     rows = [
@@ -72,7 +76,13 @@ def test_from(cfg: CfgNode) -> str | None:
     if model.task.labels == "classes":
         speed = images_per_second(network, (cfg.TEST.BATCH_SIZE, model.task.in_channels, size, size), runtime)
         rows.append(("images/s", f"{speed:,.0f} ({runtime.device.type}, batches of {cfg.TEST.BATCH_SIZE})"))
-    return table(rows) if runtime.main else None
+    if not runtime.main:
+        return None
+    rows += class_rows(kept)
+    if cfg.TEST.OUTPUT:
+        names = write_test(Path(cfg.TEST.OUTPUT), scores, kept, worst, loader, model.classes)
+        rows.append(("written", f"{cfg.TEST.OUTPUT}: {listed(names, 4)}"))
+    return table(rows)
 
 
 def shown(key: str, model: Model) -> bool:

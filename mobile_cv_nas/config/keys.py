@@ -105,6 +105,7 @@ _C.TRAIN.EVAL_EVERY = 1  # epochs between validations; the last epoch is always 
 
 _C.TEST = CfgNode()
 _C.TEST.SPLIT = "test"  # train | val | test: what tools/test_net.py evaluates
+_C.TEST.OUTPUT = ""  # folder for tools/test_net.py's test.json, confusion.png and the worst images; "": none are written
 _C.TEST.BATCH_SIZE = 256  # images a step, of each process, also in validation
 
 _C.EXPORT = CfgNode()  # files for other runtimes, written beside the weights at the end of a run, and checked

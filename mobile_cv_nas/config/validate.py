@@ -90,7 +90,7 @@ DISABLED = (
     Rule(("EXPORT.IMAGES",), lambda c, _: not c.EXPORT.INT8, "EXPORT.INT8", "set it"),
     Rule(("EXPORT.*",), _purpose("test"), "", "tools/export_net.py writes files", ([],), typed_only=True),
     Rule(("MODEL.*",), _purpose("search"), "", "a search finds the network; set SEARCH.SPACE", ("",)),
-    Rule(("TEST.SPLIT",), _purpose("search", "train"), "", "tools/test_net.py reads it", typed_only=True),
+    Rule(("TEST.SPLIT", "TEST.OUTPUT"), _purpose("search", "train"), "", "tools/test_net.py reads it", typed_only=True),
     Rule(("SEARCH.*",), _purpose("train", "test"), "", "tools/search_net.py reads it", typed_only=True),
     Rule(("TRAIN.*", "CHECKPOINT.*"), _purpose("test"), "", "tools/train_net.py reads it", typed_only=True),
 )

@@ -24,6 +24,11 @@ def draw_labels(picture: Image, labels: Sequence[str], scores: Sequence[float]) 
     return _with_panel(_enlarged(picture), lines)
 
 
+def draw_lines(picture: Image, lines: Sequence[str]) -> Image:
+    """The image, enlarged if it is small, and beside it lines of text."""
+    return _with_panel(_enlarged(picture), [(line, None) for line in lines])
+
+
 def draw_boxes(
     picture: Image, labels: Sequence[str], scores: Sequence[float], indices: Sequence[int], boxes: Sequence[Sequence[float]]
 ) -> Image:

@@ -18,7 +18,9 @@ from ..networks.build import build_model
 from ..networks.counting import count
 from ..nn.heads import HeadDef
 from ..nn.shapes import Cost
+from ..report.test import Examination
 from ..weights.fit import fit_weights
+from .metrics import Confusion
 from .prediction import Prediction
 from .task import Batch, PredictOptions, Task, evaluating
 
@@ -68,18 +70,29 @@ class Classification(Task):
             torch.manual_seed(derive_seed(self.losses.seed, *key))
             return v2.MixUp(alpha=self.losses.mixup, num_classes=self.num_classes)(images, labels)
 
-    def evaluate(self, network: nn.Module, batches: Iterable[Batch], runtime: Runtime | None = None) -> dict[str, float]:
+    def evaluate(
+        self, network: nn.Module, batches: Iterable[Batch], runtime: Runtime | None = None, kept: Examination | None = None
+    ) -> dict[str, float]:
         """{"loss": mean cross-entropy, "top1", "top5": shares of correct images (top-5 among at most as many classes as there are)}.
 
         Raises ValueError if there is no image at all.
         """
         sums = [0.0] * 4  # top-1, top-5, loss, images
+        confusion = Confusion(self.num_classes)
         with evaluating(network):
             for logits, labels in outputs(network, batches, runtime):
                 best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-                loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-                batch = [best[:, 0].sum(), best.sum(), loss, torch.tensor(len(labels), device=labels.device)]
+                losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+                batch = [best[:, 0].sum(), best.sum(), losses.sum(), torch.tensor(len(labels), device=labels.device)]
                 sums = [a + b for a, b in zip(sums, torch.stack([v.double() for v in batch]).tolist(), strict=True)]
+                if kept is not None:
+                    guess = logits.argmax(1)
+                    confusion.update(guess, labels)
+                    kept.images += zip(losses.tolist(), labels.tolist(), guess.tolist(), strict=True)
+        if kept is not None:
+            kept.confusion = confusion.over_all(runtime)
+            right = kept.confusion.diagonal().double() / kept.confusion.sum(1)
+            kept.per_class = dict(zip(self.classes, right.tolist(), strict=True))
         top1, top5, total, images_seen = runtime.sum(sums) if runtime is not None else sums
         if not images_seen:
             raise ValueError("no images to evaluate on")

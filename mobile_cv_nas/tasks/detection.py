@@ -19,9 +19,10 @@ from ..networks.counting import count_detector
 from ..networks.supernet import Supernet
 from ..nn.heads import HeadDef
 from ..nn.shapes import Cost
+from ..report.test import Examination
 from .dense import dense_content, dense_network
 from .detectors import build_detector, searched_detector, ssdlite_strides
-from .metrics import average_precision
+from .metrics import average_precision, precision_by_class
 from .prediction import Prediction
 from .task import Batch, PredictOptions, Task, evaluating
 
@@ -80,7 +81,9 @@ class Detection(Task):
             total, len(images), {self.loss_name: total}, {"loss": total.detach().double() * len(images), "right": total.new_zeros(())}
         )
 
-    def evaluate(self, network: nn.Module, batches: Iterable[Batch], runtime: Runtime | None = None) -> dict[str, float]:
+    def evaluate(
+        self, network: nn.Module, batches: Iterable[Batch], runtime: Runtime | None = None, kept: Examination | None = None
+    ) -> dict[str, float]:
         """{"ap", "ap50", "ap75"}: COCO's average precision."""
         found = []
         with evaluating(network):
@@ -90,7 +93,10 @@ class Detection(Task):
                 plain = [{name: value.float().cpu() for name, value in prediction.items()} for prediction in predictions]
                 found += list(zip(targets, plain, strict=True))
         everything = [pair for part in (runtime.gather(found) if runtime is not None else [found]) for pair in part]
-        return average_precision([t for t, _ in everything], [p for _, p in everything], self.classes)
+        targets, predictions = [t for t, _ in everything], [p for _, p in everything]
+        if kept is not None:
+            kept.per_class = precision_by_class(targets, predictions, self.classes)
+        return average_precision(targets, predictions, self.classes)
 
     def rank(self, scores: Mapping[str, float]) -> tuple[float, float]:
         return scores["ap50"], scores["ap"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data.targets import IGNORED, Boxes, pycocotools
+from ..engine.runtime import Runtime
 
 
 def average_precision(targets: Sequence[Boxes], predictions: Sequence[Mapping[str, Any]], categories: Sequence[str]) -> dict[str, float]:
@@ -37,6 +39,24 @@ def average_precision(targets: Sequence[Boxes], predictions: Sequence[Mapping[st
         run.summarize()
     # -1 where no category has an object that is not a crowd
     return {name: max(0.0, float(value)) for name, value in zip(("ap", "ap50", "ap75"), run.stats)}
+
+
+def precision_by_class(targets: Sequence[Boxes], predictions: Sequence[Mapping[str, Any]], categories: Sequence[str]) -> dict[str, float]:
+    """AP50 of each category; NaN where no image holds an object of it."""
+    found = {}
+    for label, name in enumerate(categories, 1):
+        theirs = [
+            {key: torch.as_tensor(prediction[key])[torch.as_tensor(prediction["labels"]) == label] for key in ("boxes", "labels", "scores")}
+            for prediction in predictions
+        ]
+        mine = [
+            replace(target, boxes=target.boxes[kept], labels=target.labels[kept], crowd=target.crowd[kept])
+            for target in targets
+            for kept in [target.labels == label]
+        ]
+        there = any(bool((~target.crowd.astype(bool)).any()) for target in mine)
+        found[name] = average_precision(mine, theirs, categories)["ap50"] if there else float("nan")
+    return found
 
 
 def _coco(images: list[dict[str, Any]], records: list[dict[str, Any]], categories: list[dict[str, Any]]) -> Any:
@@ -74,7 +94,7 @@ def _found(image: int, prediction: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class Confusion:
-    """Counts of pixels by true and predicted class.
+    """Counts of pixels, or of images, by true and predicted class.
 
     `matrix` is int64 (classes, classes) on the CPU, rows true: the sum of several processes' is that of all pixels.
     """
@@ -84,7 +104,7 @@ class Confusion:
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
     def update(self, pred: Tensor, target: Tensor) -> None:
-        """Adds a batch: predicted and true classes, (N, H, W) of integers; where the target is 255 nothing is counted."""
+        """Adds a batch: predicted and true classes, (N, H, W) or (N,) of integers; where the target is 255 nothing is counted."""
         if pred.shape != target.shape:
             raise ValueError(f"predictions of shape {tuple(pred.shape)} and targets of shape {tuple(target.shape)}; make them equal")
         counted = target != IGNORED
@@ -94,6 +114,12 @@ class Confusion:
                 raise ValueError(f"a {name} of {int(values.min())} to {int(values.max())} for {self.num_classes} classes")
         counts = torch.bincount(true * self.num_classes + guess, minlength=self.num_classes**2)
         self.matrix += counts.view(self.num_classes, self.num_classes).cpu()
+
+    def over_all(self, runtime: Runtime | None) -> Tensor:
+        """The counts of all processes; a call that all of them make."""
+        if runtime is None:
+            return self.matrix
+        return torch.tensor(runtime.sum(self.matrix.flatten().tolist()), dtype=torch.float64).long().view_as(self.matrix)
 
     def iou(self) -> Tensor:
         """Intersection over union of each class, float64; NaN for a class that is neither there nor predicted."""

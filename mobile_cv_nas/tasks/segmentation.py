@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..networks.counting import count
 from ..nn.heads import HeadDef
 from ..nn.shapes import Cost
+from ..report.test import Examination
 from .dense import dense_content, dense_network
 from .metrics import Confusion
 from .prediction import Prediction
@@ -87,7 +88,9 @@ class Segmentation(Task):
         summed = nn.functional.cross_entropy(logits, masks, weights, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
         return summed / counted
 
-    def evaluate(self, network: nn.Module, batches: Iterable[Batch], runtime: Runtime | None = None) -> dict[str, float]:
+    def evaluate(
+        self, network: nn.Module, batches: Iterable[Batch], runtime: Runtime | None = None, kept: Examination | None = None
+    ) -> dict[str, float]:
         """{"loss": mean cross-entropy, "pixel_accuracy", "miou"} over the pixels that count."""
         confusion, loss = Confusion(self.num_classes), 0.0
         with evaluating(network):
@@ -97,10 +100,17 @@ class Segmentation(Task):
                 with runtime.autocast() if runtime is not None else contextlib.nullcontext():
                     logits = _at(_logits(network(images)), masks)
                 loss += float(nn.functional.cross_entropy(logits.float(), masks, ignore_index=IGNORED, reduction="sum"))
-                confusion.update(logits.argmax(1), masks)
+                guess = logits.argmax(1)
+                confusion.update(guess, masks)
+                if kept is not None:
+                    wrong = ((guess != masks) & (masks != IGNORED)).flatten(1).sum(1) / (masks != IGNORED).flatten(1).sum(1).clamp(min=1)
+                    kept.images += [(share, None, None) for share in wrong.tolist()]
         sums = [loss, *confusion.matrix.flatten().tolist()]
         total, *counts = sums if runtime is None else runtime.sum(sums)
         confusion.matrix = torch.tensor(counts, dtype=torch.float64).long().view_as(confusion.matrix)
+        if kept is not None:
+            kept.confusion = confusion.matrix
+            kept.per_class = dict(zip(self.classes, confusion.iou().tolist(), strict=True))
         pixels = max(1, int(confusion.matrix.sum()))
         return {"loss": total / pixels, "pixel_accuracy": confusion.pixel_accuracy(), "miou": confusion.miou()}
 

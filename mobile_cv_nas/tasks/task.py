@@ -20,6 +20,7 @@ from ..networks.build import build_supernet
 from ..networks.supernet import Supernet
 from ..nn.heads import HeadDef
 from ..nn.shapes import Cost
+from ..report.test import Examination
 from .options import HeadOptions
 from .prediction import Prediction
 
@@ -123,8 +124,13 @@ class Task:
         """The loss of a batch on the device; `key` seeds what is random. Sums: "loss" and "right", an image counting 1."""
         raise NotImplementedError
 
-    def evaluate(self, network: nn.Module, batches: Iterable[Batch], runtime: Runtime | None = None) -> dict[str, float]:
-        """Scores by name over the images of all processes; a call that all of them make. The network ends in the mode it was in."""
+    def evaluate(
+        self, network: nn.Module, batches: Iterable[Batch], runtime: Runtime | None = None, kept: Examination | None = None
+    ) -> dict[str, float]:
+        """Scores by name over the images of all processes; a call that all of them make. The network ends in the mode it was in.
+
+        `kept` is filled with what can be said of single classes and images.
+        """
         raise NotImplementedError
 
     def rank(self, scores: Mapping[str, float]) -> tuple[float, float]:

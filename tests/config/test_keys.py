@@ -14,7 +14,7 @@ from mobile_cv_nas.config.validate import DISABLED
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = dict(flatten(get_cfg()))
 # Read by the commands themselves rather than through options.
-BY_COMMANDS = {"OUTPUT_DIR", "MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE", "TRAIN.INIT", "TEST.SPLIT"}
+BY_COMMANDS = {"OUTPUT_DIR", "MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE", "TRAIN.INIT", "TEST.SPLIT", "TEST.OUTPUT"}
 # Settings, one of which allows each key.
 SETTINGS = [
     {},
