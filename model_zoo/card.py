@@ -84,9 +84,9 @@ class Card:
         """Channels of the network's own input: 3, or 1 for grey images."""
         return len(self.mean)
 
-    @property
+    @functools.cached_property
     def arch(self) -> ArchDef:
-        """The network's arch. Raises ZooError where it was never published."""
+        """The network's arch, read once. Raises ZooError where it was never published."""
         if self.table is None:
             raise ZooError(
                 f"{self.name}: its arch was never published, only its figures (see get_card({self.name!r}).published); "
