@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..arch import ArchDef
 from ..data.build import build_data, build_loader, data_of
 from ..data.data_set import Data, DataError
 from ..data.loader import Loader
+from ..data.options import DataOptions
 from ..data.transforms import preprocess
 from ..engine.loop import Loop
 from ..engine.randomness import seed_everything
@@ -32,6 +33,7 @@ from ..tasks.model import WEIGHTS, Model, load, save_model
 from ..tasks.task import LossOptions, Task
 from .optim import build_average, build_optimizer, learning_rate
 from .options import Recipe, changed
+from .start import check_head, prepared_as, starting_state
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class TrainResult:
 
 
 def train(
-    arch: ArchDef | str | os.PathLike,
+    arch: ArchDef | Model | str | os.PathLike,
     train: Any,
     val: Any = None,
     test: Any = None,
@@ -88,7 +90,8 @@ def train(
     """Trains a network, validates it each epoch, tests it, and leaves config, arch, weights, metrics and result in a folder.
 
     Args:
-        arch: an ArchDef, the path of an arch file, or a name of the zoo.
+        arch: an ArchDef, the path of an arch file, or a name of the zoo; or a Model, to fine-tune it: its mean, std and resize are taken
+            where the recipe has its defaults, classes in another order are matched by name, and of other classes the classifier is new.
         train: the folder of a data set, or a torch Dataset of (image, label); see `data.build.data_of` for what these may be.
         val, test: further Datasets. Without `val` a share of `train` is split off; without `test` nothing is tested.
         output: the folder, made if missing; an unfinished run in it is not replaced.
@@ -108,11 +111,18 @@ def train(
     """
     recipe = recipe or Recipe()
     recipe = replace(recipe, train=changed(recipe.train, options))
+    weights: Mapping[str, Tensor] | None = None
+    if isinstance(arch, Model):
+        check_head(arch, recipe.head.name, "arch")
+        given = [one.name for one in fields(DataOptions) if getattr(recipe.data, one.name) != getattr(DataOptions(), one.name)]
+        recipe = replace(recipe, data=prepared_as(arch, recipe.data, given))
     data = data_for(recipe, train, val, test, classes)
-    found, runtime = find_arch(arch)[0], start_runtime(recipe.runtime)
+    if isinstance(arch, Model):
+        data, weights = starting_state(data, arch, "arch")
+    found, runtime = arch.arch if isinstance(arch, Model) else find_arch(arch)[0], start_runtime(recipe.runtime)
     task = training_task(data, recipe, loss)
     with RunFolder(output) if runtime.main else contextlib.nullcontext(Path(output)) as folder:
-        trainer = Trainer(task, found, data, recipe, runtime)
+        trainer = Trainer(task, found, data, recipe, runtime, weights)
         return trainer.run(folder, resume, callback=callback)
 
 
