@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +38,8 @@ from .options import SearchOptions
 from .searcher import Searcher
 
 Callback = Callable[[dict[str, Any]], None]
+# What a search leaves in its folder beside what every run does.
+MADE = ("child", "arch.yaml", "search.pt", "arch.png", "alphas.png", "curves.png")
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def search(
     loss: Callable[[Any, Any], Tensor] | None = None,
     callback: Callback | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> SearchResult:
     """Searches a space on some images, derives an arch near the target, trains it and tests it; all of it is left in a folder.
@@ -112,13 +114,14 @@ def search(
             `train` alone; `val` validates the child, and `test` tests it.
         target: what the arch shall cost: "60e6 macs", "4M params", or a number of MACs.
         strategy: of `search.strategies`.
-        output: the folder, made if missing; an unfinished run in it is not replaced.
+        output: the folder, made if missing; a run in it, finished or not, is not replaced.
         recipe: everything beside the search: TrainOptions (of the child), DataOptions, HeadOptions, RuntimeOptions, seed.
         child: how the child is trained: changes to the recipe's TrainOptions, such as {"epochs": 20}; False does not train it.
         classes: names of the classes, where the Dataset has no `classes`.
         loss: (outputs, labels) to the mean loss of a batch, in place of the task's own; of the search and the child's training.
         callback: called with the record of each epoch, a dict.
-        resume: go on from the newest checkpoint in the folder.
+        resume: go on from the newest checkpoint in the folder; the child of a finished search, for more epochs if it is given more.
+        overwrite: replace a run in the folder.
         options: fields of SearchOptions: epochs=30, sharing="full", ...
 
     Returns:
@@ -136,7 +139,7 @@ def search(
     data = data_for(recipe, train, val, test, classes)
     found = space if isinstance(space, SearchSpace) else find_space(space)
     run = SearchRun(found, data, chosen, recipe, loss=loss)
-    return run.run(output, resume, train_child=child is not False, callback=callback)
+    return run.run(output, resume, train_child=child is not False, callback=callback, overwrite=overwrite)
 
 
 class SearchRun:
@@ -180,6 +183,7 @@ class SearchRun:
         train_child: bool = True,
         callback: Callback | None = None,
         config: str = "",
+        overwrite: bool = False,
     ) -> SearchResult:
         """The whole of it, into a folder; see `search`. `stop` is asked between steps; without it signals are. `config` is kept there."""
         runtime = self.runtime
@@ -187,7 +191,7 @@ class SearchRun:
             folder, goes_on = Path(output).expanduser(), False
             if runtime.main:
                 folder = stack.enter_context(RunFolder(output))
-                goes_on = _prepare(folder, resume)
+                goes_on = open_run(folder, resume, overwrite, MADE)
                 if config:
                     with atomic_open(folder / "config.yaml") as file:
                         file.write(config.encode())
@@ -282,16 +286,6 @@ class _Batches:
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for images, targets in self.loader.epoch(0, stop=self.stop):
             yield self.runtime.move(images), self.runtime.move(targets) if isinstance(targets, Tensor) else targets
-
-
-def _prepare(folder: Path, resume: bool) -> bool:
-    """Prepares a folder for a search; whether the run goes on from a checkpoint."""
-    goes_on = open_run(folder, resume)
-    if not goes_on:
-        shutil.rmtree(folder / "child", ignore_errors=True)
-        for name in ("arch.yaml", "search.pt", "arch.png", "alphas.png", "curves.png"):
-            (folder / name).unlink(missing_ok=True)
-    return goes_on
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ class Searcher:
         strategy: how it is.
     """
 
-    name, section = "search", "SEARCH"
+    name, section, extends = "search", "SEARCH", False
 
     def __init__(self, space: SearchSpace, task: Task, data: Data, goal: Goal, options: SearchOptions, recipe: Recipe, runtime: Runtime):
         self.space, self.task, self.goal, self.options, self.runtime = space, task, goal, options, runtime

@@ -19,7 +19,7 @@ from ..data.loader import Loader
 from ..data.transforms import preprocess
 from ..engine.loop import Loop
 from ..engine.randomness import seed_everything
-from ..engine.run_folder import RunFolder, fingerprint, open_run, write_result
+from ..engine.run_folder import RunFolder, check_free, fingerprint, open_run, write_result
 from ..engine.runtime import Runtime, start_runtime
 from ..engine.step import Loss, Stepper
 from ..engine.stop import StopRequest
@@ -32,6 +32,9 @@ from ..tasks.model import WEIGHTS, Model, load, save_model
 from ..tasks.task import LossOptions, Task
 from .optim import build_average, build_optimizer, learning_rate
 from .options import Recipe, changed
+
+# What a training leaves in its folder beside what every run does.
+MADE = ("arch.yaml", WEIGHTS, "export.json", "model.onnx", "model.pte", "model.mlpackage")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def train(
     loss: Callable[[Any, Any], Tensor] | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> TrainResult:
     """Trains a network, validates it each epoch, tests it, and leaves config, arch, weights, metrics and result in a folder.
@@ -91,12 +95,13 @@ def train(
         arch: an ArchDef, the path of an arch file, or a name of the zoo.
         train: the folder of a data set, or a torch Dataset of (image, label); see `data.build.data_of` for what these may be.
         val, test: further Datasets. Without `val` a share of `train` is split off; without `test` nothing is tested.
-        output: the folder, made if missing; an unfinished run in it is not replaced.
+        output: the folder, made if missing; a run in it, finished or not, is not replaced.
         recipe: everything else: TrainOptions, DataOptions, HeadOptions (of a detector or a segmenter), RuntimeOptions, seed.
         classes: names of the classes, where the Dataset has no `classes`.
         loss: (outputs, labels) to the mean loss of a batch, in place of the task's own.
         callback: called with the record of each epoch, a dict.
-        resume: go on from the newest checkpoint in the folder.
+        resume: go on from the newest checkpoint in the folder; a finished training goes on where `epochs` is more than it had.
+        overwrite: replace a run in the folder.
         options: fields of TrainOptions that differ from the recipe's: epochs=10, lr=0.1, ...
 
     Returns:
@@ -112,8 +117,10 @@ def train(
     found, runtime = find_arch(arch)[0], start_runtime(recipe.runtime)
     task = training_task(data, recipe, loss)
     with RunFolder(output) if runtime.main else contextlib.nullcontext(Path(output)) as folder:
+        if runtime.main:
+            check_free(folder, resume, overwrite)
         trainer = Trainer(task, found, data, recipe, runtime)
-        return trainer.run(folder, resume, callback=callback)
+        return trainer.run(folder, resume, callback=callback, overwrite=overwrite)
 
 
 def data_for(recipe: Recipe, train: Any, val: Any = None, test: Any = None, classes: Sequence[str] | None = None) -> Data:
@@ -166,7 +173,7 @@ class Trainer:
         WeightsError: weights that do not fit.
     """
 
-    name, section, rate_key = "training", "TRAIN", "TRAIN.LR or set TRAIN.CLIP_GRAD"
+    name, section, extends, rate_key = "training", "TRAIN", True, "TRAIN.LR or set TRAIN.CLIP_GRAD"
 
     def __init__(
         self, task: Task, arch: ArchDef, data: Data, recipe: Recipe, runtime: Runtime, weights: Mapping[str, Tensor] | None = None
@@ -257,6 +264,7 @@ class Trainer:
         resume: bool = False,
         stop: StopRequest | None = None,
         callback: Callable[[dict[str, Any]], None] | None = None,
+        overwrite: bool = False,
     ) -> TrainResult:
         """Trains into a folder, whose lock is the caller's; see `train`. `stop` is asked between steps; without it signals are."""
         parts = {
@@ -268,7 +276,7 @@ class Trainer:
         recipe = self.recipe
         sections = {"data": recipe.data, "train": recipe.train, "head": self.task.head, "runtime": recipe.runtime}
         loop = Loop(self, folder, self.runtime, fingerprint(parts, **sections), callback)
-        if self.runtime.gather(open_run(folder, resume) if self.runtime.main else None)[0]:
+        if self.runtime.gather(open_run(folder, resume, overwrite, MADE) if self.runtime.main else None)[0]:
             loop.restore()
         if self.runtime.main:
             self.arch.save(folder / "arch.yaml")
