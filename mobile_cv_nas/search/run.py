@@ -18,7 +18,7 @@ from ..arch import ArchDef, SearchSpace
 from ..data.build import build_loader
 from ..data.data_set import Data, Split
 from ..engine.loop import Loop
-from ..engine.run_folder import CHECKPOINTS, RunFolder, fingerprint, open_run, write_result
+from ..engine.run_folder import CHECKPOINTS, RunFolder, check_free, fingerprint, open_run, write_result
 from ..engine.runtime import Runtime, start_runtime
 from ..engine.stop import StopRequest
 from ..files import atomic_open
@@ -30,6 +30,7 @@ from ..report.space import find_space
 from ..tasks.build import make_task
 from ..tasks.model import Model, load
 from ..tasks.task import LossOptions, Task
+from ..training.check import check_training
 from ..training.options import Recipe, changed
 from ..training.trainer import Trainer, TrainResult, data_for, training_task
 from .derive import Derived, derive_arch, inherited_child
@@ -187,10 +188,16 @@ class SearchRun:
     ) -> SearchResult:
         """The whole of it, into a folder; see `search`. `stop` is asked between steps; without it signals are. `config` is kept there."""
         runtime = self.runtime
+        if train_child:
+            small = self.space.smallest(head=self.goal.head)  # a child with the smallest maps
+            check_training(self.child_task.child(small), small, self.data, self.recipe, runtime)
         with contextlib.ExitStack() as stack:
             folder, goes_on = Path(output).expanduser(), False
             if runtime.main:
                 folder = stack.enter_context(RunFolder(output))
+                check_free(folder, resume, overwrite)
+            searcher = Searcher(self.space, self.task, self.data, self.goal, self.options, self.recipe, runtime)
+            if runtime.main:
                 goes_on = open_run(folder, resume, overwrite, MADE)
                 if config:
                     with atomic_open(folder / "config.yaml") as file:
@@ -198,7 +205,6 @@ class SearchRun:
             goes_on = runtime.gather(goes_on)[0]
             stop = stop or stack.enter_context(StopRequest(runtime.options.minutes))
             start = time.monotonic()
-            searcher = Searcher(self.space, self.task, self.data, self.goal, self.options, self.recipe, runtime)
             derived = self._search(searcher, folder, stop, goes_on, callback)
             if derived is None:
                 return SearchResult(folder)
@@ -237,8 +243,18 @@ class SearchRun:
 
     def _derive(self, searcher: Searcher) -> Derived:
         o, supernet = self.options, searcher.supernet
-        images = self._batches(supernet, self.data.val, self.recipe.train.eval_batch_size)
+        images = self._batches(supernet, self.judges(), self.recipe.train.eval_batch_size)
         return derive_arch(supernet, self.goal, self.task, self._calibration(supernet), images, o.draws, o.candidates, self.recipe.seed)
+
+    def judges(self) -> Split:
+        """The images that candidates are compared on: never those whose scores are reported as a test.
+
+        Without test images the validation images are what is reported; then they are of the training images from which the alphas, and no
+        weight, learnt.
+        """
+        if self.data.test is not None:
+            return self.data.val
+        return self.data.train.halves(self.options.alpha_fraction, self.recipe.seed)[1].spread(len(self.data.val))
 
     def _train(self, searcher: Searcher, arch: ArchDef, folder: Path, stop: StopRequest, callback: Callback | None) -> TrainResult:
         weights = None

@@ -13,6 +13,7 @@ from ..data.build import build_loader
 from ..data.data_set import Data, DataError
 from ..data.loader import Loader, derive_seed
 from ..engine.loop import Loop
+from ..engine.one_image import check_one_image
 from ..engine.progress import short
 from ..engine.randomness import seed_everything
 from ..engine.runtime import Runtime
@@ -88,6 +89,10 @@ class Searcher:
         self.strategy = STRATEGIES.get(options.strategy)(self.supernet, task, goal, options, runtime)
         halves = data.train.halves(options.alpha_fraction, recipe.seed)
         per_rank, parts = runtime.batch_size(options.batch_size), runtime.options.accumulate
+        if per_rank == 1:
+            small = space.smallest(head=goal.head)  # the smallest maps
+            child = task.child(small).network(small)
+            check_one_image(child, lambda: task.child(small).count(child, small), runtime, "SEARCH", options.batch_size)
         self.phases = []
         for i, (name, half) in enumerate(zip(self.strategy.steppers, halves)):
             seed = derive_seed(recipe.seed, i)

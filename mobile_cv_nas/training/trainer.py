@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..arch import ArchDef
 from ..data.build import build_data, build_loader, data_of
-from ..data.data_set import Data, DataError
+from ..data.data_set import Data
 from ..data.loader import Loader
 from ..data.transforms import preprocess
 from ..engine.loop import Loop
@@ -30,6 +30,7 @@ from ..report.tables import name_of
 from ..tasks.build import make_task, task_class
 from ..tasks.model import WEIGHTS, Model, load, save_model
 from ..tasks.task import LossOptions, Task
+from .check import check_training
 from .optim import build_average, build_optimizer, learning_rate
 from .options import Recipe, changed
 
@@ -169,7 +170,7 @@ class Trainer:
         weights: a state dict to start from; random without.
 
     Raises:
-        DataError: fewer images than a batch.
+        InputError: the recipe cannot train on these data: fewer images than a batch, or one image in a forward pass.
         WeightsError: weights that do not fit.
     """
 
@@ -180,13 +181,12 @@ class Trainer:
     ):
         self.task, self.arch, self.data, self.recipe, self.runtime = task, arch, data, recipe, runtime
         self.options, self.epochs, self.on_nan = recipe.train, recipe.train.epochs, recipe.train.on_nan
+        check_training(task, arch, data, recipe, runtime)
         self.loader = self._loader(data.train, runtime.batch_size(self.options.batch_size), True)
         self.val = self._loader(data.val, self.options.eval_batch_size, False)
         self.test = None if data.test is None else self._loader(data.test, self.options.eval_batch_size, False)
         self.loaders = [loader for loader in (self.loader, self.val, self.test) if loader is not None]
         self.steps = len(self.loader) // runtime.options.accumulate
-        if not self.steps:
-            raise DataError(f"{len(data.train)} training images are fewer than TRAIN.BATCH_SIZE {self.options.batch_size}; make it smaller")
         seed_everything(recipe.seed)
         network = task.network(arch, weights)
         self.cost = task.count(network, arch)
