@@ -57,6 +57,7 @@ class SearchResult:
         supernet: as it was trained.
         training: of the child; None where it was not trained.
         seconds: of the search, and of training and test, in this process.
+        entropy: of the alphas, mean and normalised: 1 undecided, 0 decided.
     """
 
     folder: Path
@@ -68,6 +69,7 @@ class SearchResult:
     supernet: Supernet | None = None
     training: TrainResult | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
+    entropy: float | None = None
 
     def model(self) -> Model:
         """The trained child."""
@@ -86,6 +88,7 @@ class SearchResult:
             "derived": self.derived.how,
             "candidates_within": self.derived.within,
             "candidates_compared": self.derived.compared,
+            "entropy": self.entropy,
         }
 
 
@@ -215,7 +218,8 @@ class SearchRun:
                     return SearchResult(folder)
             cost = self.space.cost(derived.arch, in_channels=self.task.in_channels, head=self.goal.head)
             seconds = (middle - start, time.monotonic() - middle)
-            result = SearchResult(folder, True, derived.arch, cost, self.goal, derived, searcher.supernet, trained, seconds)
+            entropy = searcher.strategy.entropy()
+            result = SearchResult(folder, True, derived.arch, cost, self.goal, derived, searcher.supernet, trained, seconds, entropy)
             if runtime.main:
                 write_result(folder, result.to_dict())
             return result

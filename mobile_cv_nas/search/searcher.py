@@ -23,6 +23,7 @@ from ..tasks.task import SupernetOptions, Task
 from ..training.options import Recipe
 from .goal import Goal
 from .options import SearchOptions
+from .pace import paced
 from .strategies import STRATEGIES
 
 _EVERY = 5  # steps between updates of the numbers beside the bar
@@ -81,6 +82,7 @@ class Searcher:
     name, section, extends = "search", "SEARCH", False
 
     def __init__(self, space: SearchSpace, task: Task, data: Data, goal: Goal, options: SearchOptions, recipe: Recipe, runtime: Runtime):
+        options = paced(options, data.train, recipe.seed, runtime.main)
         self.space, self.task, self.goal, self.options, self.runtime = space, task, goal, options, runtime
         self.epochs, self.on_nan = options.epochs, options.on_nan
         seed_everything(recipe.seed)

@@ -231,7 +231,7 @@ def test_more_images_a_step_than_there_are(tiny):
     ("key", "value", "message"),
     [
         ("SEARCH.WEIGHT_LR", "1e30", r"epoch 1, step \d of 15 of the weights, learning rate \S+e\+29: cross-entropy is"),
-        ("SEARCH.COST_WEIGHT", "1e39", r"epoch 1, step 1 of 3 of the alphas, learning rate 0\.1: gradient norm is not"),
+        ("SEARCH.COST_WEIGHT", "1e39", r"epoch 1, step 1 of 3 of the alphas, learning rate 0\.5: gradient norm is not"),
     ],
 )
 def test_numbers_that_are_not_finite_stop_with_the_state_before(tiny, tmp_path, key, value, message):
