@@ -99,6 +99,7 @@ _C.TRAIN.LABEL_SMOOTHING = 0.0  # share of the probability spread over all class
 _C.TRAIN.CLASS_WEIGHTS = "none"  # none | balanced: of the loss, in inverse proportion to the images of each class
 _C.TRAIN.EMA_DECAY = 0.0  # of the moving average of the weights, which is then the result; 0 = off
 _C.TRAIN.INIT = "scratch"  # scratch | inherit (from the supernet in a search, else from MODEL.WEIGHTS)
+_C.TRAIN.QAT = False  # quantisation-aware: train under the rounding of int8, from a trained classifier (INIT inherit)
 _C.TRAIN.CLIP_GRAD = 0.0  # largest gradient norm; 0 = off
 _C.TRAIN.ON_NAN = "stop"  # stop | skip: what to do with a step whose loss or gradient is not finite
 _C.TRAIN.EVAL_EVERY = 1  # epochs between validations; the last epoch is always validated

@@ -34,6 +34,7 @@ from ..tasks.task import LossOptions, Task
 from .check import check_training
 from .optim import build_average, build_optimizer, learning_rate
 from .options import Recipe, changed
+from .quantised import Quantised
 from .start import check_head, prepared_as, starting_state
 
 # What a training leaves in its folder beside what every run does.
@@ -202,7 +203,9 @@ class Trainer:
         self.cost = task.count(network, arch)
         self.network = runtime.place(network)
         average = build_average(self.network, self.options.ema_decay)
-        self.model = runtime.compile(self.network)
+        if self.options.qat and (weights is None or task.labels != "classes"):
+            raise InputError("TRAIN.QAT: for a classifier that goes on from trained weights; name them, or leave it out")
+        self.model = Quantised(self.network) if self.options.qat else runtime.compile(self.network)
         optimizer = build_optimizer(self.network, self.options)
         parameters = dict(self.network.named_parameters())
         self.stepper = Stepper(parameters, optimizer, self.network, runtime, self.options.clip_grad, average)
@@ -228,7 +231,7 @@ class Trainer:
         return learning_rate(self.options, epoch * self.steps + step, self.steps)
 
     def begin(self, epoch: int) -> None:
-        self.network.train()
+        self.model.train()
 
     def prepare(self, epoch: int, step: int) -> None:
         pass
