@@ -7,12 +7,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
 from ..data.build import build_loader
@@ -34,7 +35,9 @@ from ..training.check import check_training
 from ..training.options import Recipe, changed
 from ..training.trainer import Trainer, TrainResult, data_for, training_task
 from .derive import Derived, derive_arch, inherited_child
+from .facts import cost_facts
 from .goal import Goal, check_target, parse_target
+from .objective import with_table
 from .options import SearchOptions
 from .searcher import Searcher
 
@@ -58,6 +61,7 @@ class SearchResult:
         training: of the child; None where it was not trained.
         seconds: of the search, and of training and test, in this process.
         entropy: of the alphas, mean and normalised: 1 undecided, 0 decided.
+        facts: costs of the target and of the limits: expected, of the child, and measured; see `cost_facts`.
     """
 
     folder: Path
@@ -70,6 +74,7 @@ class SearchResult:
     training: TrainResult | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
     entropy: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def model(self) -> Model:
         """The trained child."""
@@ -83,6 +88,7 @@ class SearchResult:
         found |= {"macs": self.cost.macs, "params": self.cost.params} if self.cost is not None else {}
         return {
             **found,
+            **self.facts,
             "objective": self.goal.objective,
             "target": self.goal.target,
             "derived": self.derived.how,
@@ -116,7 +122,7 @@ def search(
         space: a SearchSpace, the path of a space file, or the name of a shipped one.
         train, val, test: the folder of a data set, or torch Datasets of (image, label); see `data.build.data_of`. The search learns from
             `train` alone; `val` validates the child, and `test` tests it.
-        target: what the arch shall cost: "60e6 macs", "4M params", or a number of MACs.
+        target: what the arch shall cost: "60e6 macs", "4M params", "8 ms" by the latency table `table`, "256 kB" of maps, or MACs.
         strategy: of `search.strategies`.
         output: the folder, made if missing; a run in it, finished or not, is not replaced.
         recipe: everything beside the search: TrainOptions (of the child), DataOptions, HeadOptions, RuntimeOptions, seed.
@@ -126,7 +132,7 @@ def search(
         callback: called with the record of each epoch, a dict.
         resume: go on from the newest checkpoint in the folder; the child of a finished search, for more epochs if it is given more.
         overwrite: replace a run in the folder.
-        options: fields of SearchOptions: epochs=30, sharing="full", ...
+        options: fields of SearchOptions: epochs=30, sharing="full", table="phone.json", limits={"params": "4M"}, ...
 
     Returns:
         A SearchResult. SIGINT and SIGTERM end the run after a step, saved; its `finished` is then False.
@@ -172,6 +178,7 @@ class SearchRun:
         loss: Callable[[Any, Any], Tensor] | None = None,
         source: str = "",
     ):
+        options = with_table(options)
         self.space, self.data, self.options, self.recipe, self.inherit = space, data, options, recipe, inherit
         losses = LossOptions(own=loss, seed=recipe.seed)
         self.task: Task = make_task(data.classes, recipe.head, recipe.data.mean, recipe.data.std, losses)
@@ -219,7 +226,8 @@ class SearchRun:
             cost = self.space.cost(derived.arch, in_channels=self.task.in_channels, head=self.goal.head)
             seconds = (middle - start, time.monotonic() - middle)
             entropy = searcher.strategy.entropy()
-            result = SearchResult(folder, True, derived.arch, cost, self.goal, derived, searcher.supernet, trained, seconds, entropy)
+            facts = cost_facts(self.goal, searcher.supernet, derived.arch, partial(self._child, derived.arch)) if runtime.main else {}
+            result = SearchResult(folder, True, derived.arch, cost, self.goal, derived, searcher.supernet, trained, seconds, entropy, facts)
             if runtime.main:
                 write_result(folder, result.to_dict())
             return result
@@ -268,6 +276,10 @@ class SearchRun:
         goes_on = (folder / CHECKPOINTS).is_dir()
         trainer = Trainer(self.child_task.child(arch), arch, self.data, self.recipe, self.runtime, weights)
         return trainer.run(folder, goes_on, stop, callback)
+
+    def _child(self, arch: ArchDef) -> nn.Module:
+        """The network of an arch, untrained."""
+        return self.child_task.child(arch).network(arch).eval()
 
     def _calibration(self, supernet: Supernet) -> list[Any]:
         """Random training images in batches, at the largest input size, that renew norm statistics."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from ...arch import ArchDef, SearchSpace
 from ...errors import FileError, InputError, did_you_mean
 from ...files import atomic_write, read_bytes
-from ...networks.additive import BlockCells, Expectation, HeadCells, layer_sum
+from ...networks.additive import BlockCells, Expectations, HeadCells, layer_sum
 from ...networks.supernet import Supernet
 from ...nn.heads import HeadDef
 from ...nn.operators import Operator
@@ -37,7 +36,7 @@ class _Built:
     """What was read off a table: the expectations of supernets, and the cells of single blocks."""
 
     def __init__(self) -> None:
-        self.expectations: weakref.WeakKeyDictionary[Supernet, Expectation] = weakref.WeakKeyDictionary()
+        self.expectations = Expectations()
         self.cells: dict[Any, Any] = {}
 
 
@@ -107,10 +106,7 @@ class LatencyTable:
         Exact: at one-hot gates it is `latency` of the child to the last bit. `noise` False: under softmax(alpha). Cells are read once a
         supernet. Raises LatencyError, naming a cell of its space that is outside.
         """
-        known = self._built.expectations
-        if supernet not in known:
-            known[supernet] = Expectation(self, supernet)
-        return known[supernet].to(supernet.table.noise.device)(supernet, noise)
+        return self._built.expectations(self, supernet, noise)
 
     def block(self, cells: BlockCells) -> Any:
         """A `LayerSum`'s: (c_in, hidden, c_out) of a block."""
