@@ -65,7 +65,7 @@ class Check:
         rows = [("table", self.table), ("MACs alone", self.macs), *([("repeat", self.repeat)] if self.repeat else [])]
         lines = [(name, f"{a.r2:.3f}", f"{a.tau:.3f}", f"{a.error:.1%}", f"{a.worst:.1%}") for name, a in rows]
         text = tabulate(lines, ["", "R2", "tau", "mean error", "largest"], disable_numparse=True)
-        return f"{len(self.networks)} networks, {min(self.measured):.2f} to {max(self.measured):.2f} ms, none of them fitted to\n{text}"
+        return f"{len(self.networks)} networks, {min(self.measured):.3g} to {max(self.measured):.3g} ms, none of them fitted to\n{text}"
 
 
 def agreement(predicted: Sequence[float], measured: Sequence[float]) -> Agreement:

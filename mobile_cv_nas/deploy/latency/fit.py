@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from .sample import Manifest, Sample
 from .table import LatencyTable
 
 _DIMS = ("c_in", "c_out", "in_area", "out_area")
+FEWEST = 8  # networks
 Column = tuple[str, str]  # operator and feature
 # Of whole networks: few columns, since each network is one equation.
 _WHOLE: dict[str, tuple[str, ...]] = {
@@ -53,10 +54,18 @@ def operators_of(one: Sample, manifest: Manifest) -> list[Operator]:
     return [o._replace(**{dim: np.asarray(getattr(o, dim), float).item() for dim in _DIMS}) for o in found]
 
 
-def fit_table(manifest: Manifest, measurement: Measurement, note: str = "") -> LatencyTable:
-    """A table fitted to the networks of the part "fit": profiled where the measurement has profiles, else on whole networks.
+def fit_table(manifest: Manifest, measurement: Measurement, like: LatencyTable | None = None, note: str = "") -> LatencyTable:
+    """A table fitted to the networks of the part "fit".
 
-    Raises InputError where too few of the networks were measured, or names are not those of the manifest.
+    Args:
+        manifest: of the networks.
+        measurement: of them. Where it has profiles, each operator is fitted to its own times; else whole networks are.
+        like: a table of a similar device, of which calls, pointwise convolutions, depthwise ones and all else get a factor each: a dozen
+            networks are enough then.
+        note: for the users of the table.
+
+    Raises:
+        InputError: too few of the networks were measured, names are not those of the manifest, or `like` is a table of entries.
     """
     times = measurement.least()
     known = {one.name for one in manifest.samples}
@@ -64,22 +73,36 @@ def fit_table(manifest: Manifest, measurement: Measurement, note: str = "") -> L
     if strange:
         raise InputError(f"{strange[0]}: no network of the manifest; the names are those of the files, such as {manifest.samples[0].name}")
     samples = [one for one in manifest.samples if one.part == "fit" and one.name in times]
-    operators = {one.name: operators_of(one, manifest) for one in samples}
-    if len(samples) < 8:
-        raise InputError(f"{len(samples)} networks to fit to were measured; give 8 or more")
-    profiled = [one for one in samples if one.name in measurement.profiles]
-    if profiled:
-        parts = [(operators[one.name], measurement.profiles[one.name]) for one in profiled]
-        coefficients, constant = _calibrated(_profiled(parts), [operators[one.name] for one in samples], [times[o.name] for o in samples])
+    if len(samples) < FEWEST:
+        raise InputError(f"{len(samples)} networks to fit to were measured; give {FEWEST} or more")
+    operators, measured = [operators_of(one, manifest) for one in samples], [times[one.name] for one in samples]
+    profiles = [(found, measurement.profiles[one.name]) for one, found in zip(samples, operators) if one.name in measurement.profiles]
+    ranges = _ranges([one for found in operators for one in found])
+    if like is not None:
+        if like.method == "cells":
+            raise InputError("--like: a table of entries has no coefficients to scale; name one that was fitted")
+        method, ranges = "scaled", _joined(ranges, like.ranges)
+        coefficients, constant = _calibrated({k: dict(v) for k, v in like.coefficients.items()}, operators, measured, _part)
+    elif profiles:
+        method = "profiled"
+        coefficients, constant = _calibrated(_profiled(profiles), operators, measured, _call)
     else:
-        coefficients, constant = _whole([operators[one.name] for one in samples], [times[one.name] for one in samples])
-    ranges = _ranges([one for found in operators.values() for one in found])
+        method = "nets"
+        coefficients, constant = _whole(operators, measured)
     m = measurement
     return LatencyTable(
         m.device, m.processor, m.runtime, m.version, m.threads, m.precision, m.batch, m.date, manifest.space, manifest.digest,
-        m.statistic, "profiled" if profiled else "nets", constant,
-        {name: coefficients.get(name, {}) for name in ranges}, ranges, note=note,
+        m.statistic, method, constant, {name: coefficients.get(name, {}) for name in ranges}, ranges, note=note,
     )  # fmt: skip
+
+
+def _joined(ranges: dict[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """The ranges of both: what the other table was fitted to is known in proportion."""
+    found = {}
+    for name in sorted({*ranges, *others}):
+        both = [one[name] for one in (ranges, others) if name in one]
+        found[name] = {dim: (min(one[dim][0] for one in both), max(one[dim][1] for one in both)) for dim in both[0]}
+    return found
 
 
 def _ranges(operators: Sequence[Operator]) -> dict[str, dict[str, tuple[int, int]]]:
@@ -92,16 +115,15 @@ def _ranges(operators: Sequence[Operator]) -> dict[str, dict[str, tuple[int, int
     return {name: found[name] for name in sorted(found)}
 
 
-def nnls(rows: Any, values: Any, ridge: float = 0.0, prior: Any = None) -> Any:
-    """Non-negative x that minimises |rows x - values|^2 + ridge |x / scale - prior / scale|^2, scale making columns alike."""
+def nnls(rows: Any, values: Any, ridge: float = 0.0) -> Any:
+    """Non-negative x that minimises |rows x - values|^2 + ridge |x norms|^2, with the norms of the columns."""
     solver: Any = require("scipy.optimize", "search")
     rows, values = np.asarray(rows, float), np.asarray(values, float)
     norms = np.sqrt((rows**2).sum(0))
     norms[norms == 0] = 1.0
     a, b = rows / norms, values
     if ridge:
-        aim = np.zeros(len(norms)) if prior is None else np.asarray(prior, float) * norms
-        a, b = np.vstack([a, ridge**0.5 * np.eye(len(norms))]), np.concatenate([b, ridge**0.5 * aim])
+        a, b = np.vstack([a, ridge**0.5 * np.eye(len(norms))]), np.concatenate([b, np.zeros(len(norms))])
     return solver.nnls(a, b)[0] / norms
 
 
@@ -129,10 +151,10 @@ def _by_operator(columns: Sequence[Column], values: Sequence[float]) -> dict[str
 
 
 def _whole(operators: Sequence[Sequence[Operator]], times: Sequence[float]) -> tuple[dict[str, dict[str, float]], float]:
-    """Coefficients and constant from whole networks, by relative errors."""
+    """Coefficients and constant from whole networks, by the middle of relative and absolute errors."""
     columns, y = _columns(operators), np.asarray(times)
-    rows = np.array([[1.0, *_row(found, columns)] for found in operators]) / y[:, None]
-    x = nnls(rows, np.ones(len(y)), ridge=1e-3)
+    rows = np.array([[1.0, *_row(found, columns)] for found in operators]) / np.sqrt(y)[:, None]
+    x = nnls(rows, np.sqrt(y), ridge=1e-3 * float(y.mean()))
     return _by_operator(columns, x[1:]), float(x[0])
 
 
@@ -201,33 +223,43 @@ def _last_linear(operators: Sequence[Operator]) -> int:
     return int(bool(operators) and operators[-1].kind == "linear")
 
 
+def _call(name: str, feature: str) -> str:
+    """Calls, or the rest: a profiler adds to each call."""
+    return "call" if feature == "one" else "rest"
+
+
+def _part(name: str, feature: str) -> str:
+    """Calls, or a kind of operators: what differs between runtimes."""
+    kind = next((kind for kind in ("pointwise", "depthwise") if name.startswith(kind)), "rest")
+    return "call" if feature == "one" else kind
+
+
 def _calibrated(
-    coefficients: dict[str, dict[str, float]], operators: Sequence[Sequence[Operator]], times: Sequence[float]
+    coefficients: dict[str, dict[str, float]],
+    operators: Sequence[Sequence[Operator]],
+    times: Sequence[float],
+    part: Callable[[str, str], str],
 ) -> tuple[dict[str, dict[str, float]], float]:
     """The coefficients scaled to whole networks, and the constant.
 
-    A profiled network is slower than one that runs by itself, and activations that are computed inside of a convolution have no time of
-    their own. Each operator's sum gets a factor, drawn towards 1, and activations a coefficient.
+    Each `part` has a factor. Activations that are computed inside of a convolution have no time of their own in a profile, and get a
+    coefficient. By absolute errors: the smallest networks are the extremes of a space.
     """
-    names = sorted(coefficients)
     free = sorted({one.name for found in operators for one in found if one.name not in coefficients})
-    y = np.asarray(times)
+    parts = sorted({part(name, feature) for name, own in coefficients.items() for feature in own})
     rows = []
     for found in operators:
-        sums = dict.fromkeys(names, 0.0)
-        loose = dict.fromkeys(free, 0.0)
+        spent, loose = dict.fromkeys(parts, 0.0), dict.fromkeys(free, 0.0)
         for one in found:
-            if one.name in sums:
-                sums[one.name] += sum(c * float(FEATURES[feature](one)) for feature, c in coefficients[one.name].items())
-            else:
+            for feature, value in coefficients.get(one.name, {}).items():
+                spent[part(one.name, feature)] += value * float(FEATURES[feature](one))
+            if one.name in loose:
                 loose[one.name] += float(FEATURES["written"](one))
-        rows.append([1.0, *sums.values(), *loose.values()])
-    a = np.array(rows) / y[:, None]
-    prior = [0.0, *[1.0] * len(names), *[0.0] * len(free)]
-    x = nnls(a, np.ones(len(y)), ridge=0.05, prior=prior)
-    scaled = {name: {f: c * float(x[1 + i]) for f, c in coefficients[name].items()} for i, name in enumerate(names)}
-    scaled |= {name: {"written": float(x[1 + len(names) + i])} for i, name in enumerate(free)}
-    return scaled, float(x[0])
+        rows.append([1.0, *spent.values(), *loose.values()])
+    constant, *found_values = (float(value) for value in nnls(rows, times))
+    factors = dict(zip([*parts, *free], found_values))
+    scaled = {name: {feature: value * factors[part(name, feature)] for feature, value in own.items()} for name, own in coefficients.items()}
+    return scaled | {name: {"written": factors[name]} for name in free}, constant
 
 
 def with_check(table: LatencyTable, check: Any) -> LatencyTable:

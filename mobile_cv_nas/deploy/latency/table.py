@@ -23,7 +23,7 @@ from ...nn.operators import Operator
 from .features import FEATURES
 
 FORMAT = 1
-METHODS = ("nets", "profiled", "cells")
+METHODS = ("nets", "profiled", "scaled", "cells")
 _QUANTUM = 2.0**-40  # ms; cells are whole multiples of it, so that sums of them are exact, in any order
 _DIMS = ("c_in", "c_out", "side")
 
@@ -53,7 +53,8 @@ class LatencyTable:
         date: year-month-day of the measurement.
         space: name of the space whose networks were measured; digest: of its content.
         statistic: of the calls of one network: min or median.
-        method: how it was fitted: nets (whole networks), profiled (the runtime's times of operators), or cells (entries).
+        method: how it was fitted: nets (whole networks), profiled (the runtime's times of operators), scaled (another
+            table, by whole networks), or cells (entries).
         constant: milliseconds of every network.
         coefficients: {operator: {feature: milliseconds}}.
         ranges: {operator: {c_in, c_out, side: [lowest, highest]}} that was measured; beyond it a cell is an error.
