@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what _LAZY names, for type checkers and editors; a test com
     from .model_zoo import get_arch as get_arch
     from .model_zoo import get_card as get_card
     from .model_zoo import list_models as list_models
+    from .search.objective import register_objective as register_objective
     from .search.run import SearchResult as SearchResult
     from .search.run import search as search
     from .tasks.detectors import build_detector as build_detector
@@ -56,6 +57,7 @@ _LAZY = {
     "get_card": "model_zoo",
     "list_models": "model_zoo",
     "load": "tasks.model",
+    "register_objective": "search.objective",
     "search": "search.run",
     "train": "training.trainer",
 }
