@@ -17,7 +17,8 @@ import torch
 from ..data.loader import Loader
 from ..errors import InputError
 from .checkpoint import check_fingerprint, load_latest, save_checkpoint
-from .progress import MetricsLog, epoch_line, progress_bar
+from .memory import memory_error
+from .progress import Lines, MetricsLog, progress_bar
 from .randomness import rng_state, set_rng_state
 from .run_folder import CHECKPOINTS
 from .runtime import Runtime, count_skipped
@@ -132,27 +133,33 @@ class Loop:
         """Goes on from where it is; whether the run is complete (False: stopped on request, state saved).
 
         A step that has begun is finished. Raises NotFinite, which names step, learning rate and term; the state before that step
-        has been saved.
+        has been saved; and OutOfMemory, which names the keys that help.
         """
         self._log = MetricsLog(self.folder, self.runtime.main, self._position, self.steps_done)
         bar = progress_bar(self.runtime, self.total_steps, self.steps_done, self.work.name)
+        lines = Lines(self.runtime, bar, self.total_steps, self.steps_done)
         try:
             while self.epoch < self.work.epochs:
                 if self.runtime.sum([stop.requested])[0]:
                     self.save()
                     return False
-                if not self._run_epoch(stop, bar):
+                if not self._run_epoch(stop, bar, lines):
                     return False
-                self._end_epoch()
+                self._end_epoch(lines)
                 stop.saved()
             return True
+        except (RuntimeError, MemoryError) as error:
+            told = memory_error(error, self.work.section)
+            if told is None:
+                raise
+            raise told from error
         finally:
             self._position = self._log.position
             bar.close()
             self._log.close()
             self._log = None
 
-    def _run_epoch(self, stop: StopRequest, bar: Any) -> bool:
+    def _run_epoch(self, stop: StopRequest, bar: Any, lines: Lines) -> bool:
         """The rest of an epoch; False if it was stopped, after saving."""
         while self.phase < len(self.work.phases):
             phase = self.work.phases[self.phase]
@@ -160,7 +167,7 @@ class Loop:
                 with contextlib.closing(self._batches(phase)) as batches:
                     for parts in batches:
                         flags = self._run_step(phase, parts, stop)
-                        self._show(bar)
+                        self._show(bar, lines)
                         if flags[0] or flags[1]:
                             self.save()
                             stop.saved()
@@ -216,18 +223,19 @@ class Loop:
             f"{self.work.section}.ON_NAN skip, or start again with a lower {phase.rate_key}"
         )
 
-    def _show(self, bar: Any) -> None:
+    def _show(self, bar: Any, lines: Lines) -> None:
         if not bar.disable:
             bar.set_postfix_str(self.work.status(self), refresh=False)
         bar.update()
+        lines.step(self.steps_done, lambda: self.work.status(self))
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, lines: Lines) -> None:
         record, line = self.work.end_epoch(self)
         self.epoch, self.phase, self.step = self.epoch + 1, 0, 0
         self.totals = [{} for _ in self.work.phases]
         assert self._log is not None
         self._log.write(self.steps_done, **record)
-        epoch_line(self.runtime, line)
+        lines.epoch(line)
         if self.callback is not None and self.runtime.main:
             self.callback(record)
         self.save()

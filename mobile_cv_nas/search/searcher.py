@@ -113,11 +113,11 @@ class Searcher:
         if loop.step % _EVERY == 0 or not self._shown:
             phase, totals = self.phases[loop.phase], self._means(loop, loop.phase)
             costs = self.strategy.costs()
-            numbers = [totals["cost"] or 0.0, costs["cost_expected"], costs["cost_argmax"]]
             tau = self.strategy.temperature(loop.epoch)
             self._shown = (
-                f"{phase.name} loss {totals['loss'] or 0:.3f} acc {totals['right'] or 0:.3f} tau {tau:.2f} "
-                f"{self.goal.objective} {'/'.join(short(cost) for cost in numbers)} H {self.strategy.entropy():.2f}"
+                f"acc {totals['right'] or 0:.3f} {self.goal.objective} {short(costs['cost_argmax'])} of {short(self.goal.target)} "
+                f"H {self.strategy.entropy():.2f} tau {tau:.2f} {phase.name} loss {totals['loss'] or 0:.3f} "
+                f"sampled {short(totals['cost'] or 0.0)} expected {short(costs['cost_expected'])}"
             )
         return self._shown
 
