@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import FileError
 from ..files import TEMPORARY, atomic_write, write_error
+from .about import ABOUT
 from .runtime import restarts
 
 _LOG = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def open_run(folder: Path, resume: bool) -> bool:
     try:
         for name in (CHECKPOINTS, "tensorboard"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in (RESULT, "metrics.jsonl"):
+        for name in (RESULT, "metrics.jsonl", ABOUT, "report.html"):
             (folder / name).unlink(missing_ok=True)
         checkpoints.mkdir(parents=True)
     except OSError as error:

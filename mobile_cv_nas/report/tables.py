@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NAMES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
@@ -29,6 +29,8 @@ def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, f
     """The result of a search and of the training of its child; or where it was stopped."""
     if not result["finished"]:
         return _stopped(result)
+    if "targets" in result:
+        return _targets_table(result["targets"], folder, seconds)
     cost, key = result[result["objective"]], next((k for k in ("top1", "miou", "ap50") if f"val_{k}" in result), "")
     how = "argmax of the alphas"
     if result["derived"] == "sampled":
@@ -45,6 +47,22 @@ def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, f
             ("result folder", folder),
         ]
     )
+
+
+def _targets_table(found: Sequence[Mapping[str, Any]], folder: str, seconds: tuple[float, float]) -> str:
+    """A row a target, then what they have in common."""
+    from tabulate import tabulate
+
+    key = next((k for k in ("top1", "miou", "ap50") if f"val_{k}" in found[0]), "")
+    columns = [(of, prefix + key) for of, prefix in (("test", ""), ("validation", "val_")) if key and prefix + key in found[0]]
+    rows = []
+    for one in found:
+        off = f"{one[one['objective']] / one['target'] - 1:+.1%}"
+        rows.append([one["folder"], f"{one['macs']:,}", f"{one['params']:,}", off, *(f"{one[name]:.4f}" for _, name in columns)])
+    heads = ["target", "MACs", "parameters", "off", *(f"{of} {name_of(key)}" for of, _ in columns)]
+    align = ["left", *["right"] * (len(heads) - 1)]
+    rest = [("search", f"{seconds[0]:.0f} s"), ("training and test", f"{seconds[1]:.0f} s"), ("result folder", folder)]
+    return tabulate(rows, heads, disable_numparse=True, colalign=align) + "\n\n" + table(rest)
 
 
 def table(rows: list[tuple[str, str]]) -> str:
