@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what _LAZY names, for type checkers and editors; a test com
     from .model_zoo import get_arch as get_arch
     from .model_zoo import get_card as get_card
     from .model_zoo import list_models as list_models
+    from .search.again import derive_networks as derive_networks
     from .search.result import SearchResult as SearchResult
     from .search.run import search as search
     from .search.saved import load_supernet as load_supernet
@@ -48,6 +49,7 @@ _LAZY = {
     "TrainResult": "training.trainer",
     "build_detector": "tasks.detectors",
     "build_segmenter": "tasks.segmenters",
+    "derive_networks": "search.again",
     "export": "deploy.export",
     "fbnet_builder": "model_zoo",
     "fold": "deploy.fold",

@@ -14,26 +14,27 @@ from .data_set import Data, Source
 _LABELS = (int, float, str)
 
 
-def data_digest(data: Data) -> str:
-    """16 hexadecimal digits that change with the classes, and with the images of a split, their order or their classes.
+def data_digest(data: Data) -> dict[str, str]:
+    """Of each split 16 hexadecimal digits, which change with the names of the classes and with its images, their order or their classes.
 
     Images in memory count by their values, files by their names (two folders and the file) and not by what is in them: no file is
     opened. Of boxes and masks the labels do not count.
     """
-    digest = hashlib.sha256(repr(data.classes).encode())
-    whole: dict[int, str] = {}
+    found: dict[str, str] = {}
+    memory: dict[int, str] = {}
     for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
         if split is None:
             continue
         source = split.source
-        if id(source) not in whole:
-            whole[id(source)] = _of_memory(source)
-        digest.update(f"{name} {len(split)} {whole[id(source)]}".encode())
+        if id(source) not in memory:
+            memory[id(source)] = _of_memory(source)
+        digest = hashlib.sha256(f"{data.classes!r} {len(split)} {memory[id(source)]}".encode())
         labelled = source.kind == "classes"
         for index in split.indices:
             label: Any = source.labels[index] if labelled else ""
             digest.update(f"{index} {_name(source, index)} {label if isinstance(label, _LABELS) else int(label)}\n".encode())
-    return digest.hexdigest()[:16]
+        found[name] = digest.hexdigest()[:16]
+    return found
 
 
 def _of_memory(source: Source) -> str:

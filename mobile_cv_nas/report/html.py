@@ -82,7 +82,8 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
         facts += [("space", f"{space.name or 'unnamed'}: {what}"), ("strategy", str(run.keys.get("SEARCH.STRATEGY", "")))]
     if data:
         counts = ", ".join(f"{count:,} for {name}" for name, count in data["images"].items())
-        facts.append(("images", f"{run.keys.get('DATA.DATASET', '')}: {len(data['classes'])} classes; {counts}; digest {data['digest']}"))
+        facts.append(("images", f"{run.keys.get('DATA.DATASET', '')}: {len(data['classes'])} classes; {counts}"))
+        facts.append(("digests of the splits", ", ".join(f"{name} {digits}" for name, digits in data["digest"].items())))
     if run.keys.get("HEAD.NAME"):
         facts.append(("head", str(run.keys["HEAD.NAME"])))
     if machine:
@@ -254,6 +255,8 @@ def _command(run: RunFiles) -> str:
     tool = "tools/search_net.py" if run.space is not None else "tools/train_net.py"
     if run.keys.get("HEAD.NAME") and run.space is None:
         tool = "tools/train_segmenter.py" if run.keys["HEAD.NAME"] in ("lraspp", "deeplabv3") else "tools/train_detector.py"
+    if run.about.get("options", {}).get("kind") == "derivation":
+        return f"python tools/derive_net.py {run.folder.parent} --target {_plain_target(run.result)} --train --output another_folder"
     if run.config:
         return f"python {tool} --config-file {run.folder / 'config.yaml'} OUTPUT_DIR another_folder"
     keys = {key.rpartition(".")[2].lower(): value for key, value in run.keys.items() if key.startswith("SEARCH.")}
@@ -261,3 +264,7 @@ def _command(run: RunFiles) -> str:
     if run.space is None or target is None:
         return "nas.train(arch, train, val, ...) with the options below"
     return f"nas.search(space, train, val, target={target!r}, epochs={keys.get('epochs')}, ...) with the options below"
+
+
+def _plain_target(result: Mapping[str, Any]) -> str:
+    return f"{result['target']:.12g}" if result["objective"] == "macs" else f'"{result["target"]:.12g} {result["objective"]}"'

@@ -25,7 +25,7 @@ def result_table(result: Mapping[str, Any], weights: str) -> str:
     return table(rows)
 
 
-def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, float]) -> str:
+def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, float], found_by: str = "search") -> str:
     """The result of a search and of the training of its child; or where it was stopped."""
     if not result["finished"]:
         return _stopped(result)
@@ -42,7 +42,7 @@ def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, f
             *_costs(result),
             (f"target, {_UNITS[result['objective']]}", f"{result['target']:,.0f} ({cost / result['target'] - 1:+.1%})"),
             ("derived", how),
-            ("search", f"{seconds[0]:.0f} s"),
+            (found_by, f"{seconds[0]:.0f} s"),
             ("training and test", f"{seconds[1]:.0f} s"),
             ("result folder", folder),
         ]
@@ -63,6 +63,19 @@ def _targets_table(found: Sequence[Mapping[str, Any]], folder: str, seconds: tup
     align = ["left", *["right"] * (len(heads) - 1)]
     rest = [("search", f"{seconds[0]:.0f} s"), ("training and test", f"{seconds[1]:.0f} s"), ("result folder", folder)]
     return tabulate(rows, heads, disable_numparse=True, colalign=align) + "\n\n" + table(rest)
+
+
+def networks_table(found: Sequence[Mapping[str, Any]], objective: str, target: float, epochs: int, folder: str) -> str:
+    """The networks that were derived from a finished search, the best first; a row is as networks.yaml has it."""
+    from tabulate import tabulate
+
+    rows = []
+    for one in found:
+        off = f"{one[objective] / target - 1:+.1%}"
+        rows.append([one["arch"], f"{one['macs']:,}", f"{one['params']:,}", off, f"{one['score']:.4f}", f"{one['log_probability']:.1f}"])
+    heads = ["network", "MACs", "parameters", "off", "score, inherited", "log-probability"]
+    rest = [("target, " + _UNITS.get(objective, objective), f"{target:,.0f}"), ("epochs of the alphas", str(epochs)), ("folder", folder)]
+    return tabulate(rows, heads, disable_numparse=True, colalign=["left", *["right"] * 5]) + "\n\n" + table(rest)
 
 
 def table(rows: list[tuple[str, str]]) -> str:

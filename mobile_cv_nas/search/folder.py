@@ -43,7 +43,7 @@ def prepare(folder: Path, resume: bool, names: Sequence[str], configs: Mapping[s
     goes_on = open_run(folder, resume)
     if not goes_on:
         for name in {"", *earlier, *names}:
-            _empty(folder / name)
+            empty(folder / name)
     for name in names:
         (folder / name).mkdir(exist_ok=True)
     for name, text in configs.items():
@@ -60,7 +60,7 @@ def _names_of(folder: Path) -> list[str]:
     return [name for name in names if Path(name).name == name]
 
 
-def _empty(folder: Path) -> None:
+def empty(folder: Path) -> None:
     """Removes what a search leaves in the folder of a target, and nothing else; the folder too if that was all."""
     shutil.rmtree(folder / CHILD, ignore_errors=True)
     for name in _LEFT:

@@ -56,6 +56,12 @@ def parse_target(text: str | float, objective: str = "macs") -> tuple[float, str
     return found, unit
 
 
+def target_name(target: float) -> str:
+    """What a target and its folder are called: 50M, 2.64M, 414.592k."""
+    unit, size = next(((unit, size) for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if target >= size), ("", 1.0))
+    return f"{target / size:.12g}{unit}"
+
+
 def each_target(options: SearchOptions) -> dict[str, SearchOptions]:
     """The options of each target by its name, which is also that of its folder, such as 50M; "" is the name of a single one.
 
@@ -65,8 +71,7 @@ def each_target(options: SearchOptions) -> dict[str, SearchOptions]:
         return {"": options}
     found: dict[str, SearchOptions] = {}
     for target in options.targets:
-        unit, size = next(((unit, size) for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if target >= size), ("", 1.0))
-        name = f"{target / size:.12g}{unit}"
+        name = target_name(target)
         if name in found:
             raise InputError(f"SEARCH.TARGETS: {name} is there twice; name each target once")
         found[name] = replace(options, target=target)

@@ -175,7 +175,7 @@ class SearchRun:
             middle, found = time.monotonic(), []
             for turn, one in zip(searcher.turns, derived, strict=True):
                 turn.take()
-                trained = self._train(searcher, one.arch, folder / turn.name / CHILD, stop, callback) if train_child else None
+                trained = self.train_child(searcher.supernet, one.arch, folder / turn.name / CHILD, stop, callback) if train_child else None
                 if trained is not None and not trained.finished:
                     return SearchResult(folder)
                 cost = self.space.cost(one.arch, in_channels=self.task.in_channels, head=turn.goal.head)
@@ -226,25 +226,28 @@ class SearchRun:
 
     def _derive(self, supernet: Supernet, goal: Goal) -> Derived:
         o = self.options
-        images = self._batches(supernet, self.data.val, self.recipe.train.eval_batch_size)
-        return derive_arch(supernet, goal, self.task, self._calibration(supernet), images, o.draws, o.candidates, self.recipe.seed)
+        images = self.batches(supernet, self.data.val, self.recipe.train.eval_batch_size)
+        return derive_arch(supernet, goal, self.task, self.calibration(supernet), images, o.draws, o.candidates, self.recipe.seed)
 
-    def _train(self, searcher: Searcher, arch: ArchDef, folder: Path, stop: StopRequest, callback: Callback | None) -> TrainResult:
+    def train_child(
+        self, supernet: Supernet, arch: ArchDef, folder: Path, stop: StopRequest | None = None, callback: Callback | None = None
+    ) -> TrainResult:
+        """Trains and tests the network of an arch, into a folder; goes on where a checkpoint is there."""
         weights = None
         if self.inherit:
-            child = inherited_child(searcher.supernet, arch, self.task, self._calibration(searcher.supernet))
+            child = inherited_child(supernet, arch, self.task, self.calibration(supernet))
             weights = {name: value.cpu() for name, value in child.state_dict().items()}
         goes_on = (folder / CHECKPOINTS).is_dir()
         trainer = Trainer(self.child_task.child(arch), arch, self.data, self.recipe, self.runtime, weights)
         return trainer.run(folder, goes_on, stop, callback)
 
-    def _calibration(self, supernet: Supernet) -> list[Any]:
+    def calibration(self, supernet: Supernet) -> list[Any]:
         """Random training images in batches, at the largest input size, that renew norm statistics."""
         count = min(self.options.recalibration_images, len(self.data.train))
         size = min(64, count)
-        return [images for images, _ in self._batches(supernet, self.data.train, size, count // size)]
+        return [images for images, _ in self.batches(supernet, self.data.train, size, count // size)]
 
-    def _batches(self, supernet: Supernet, split: Split, size: int, train: int | None = None) -> _Batches:
+    def batches(self, supernet: Supernet, split: Split, size: int, train: int | None = None) -> _Batches:
         """Batches of a split on the supernet's device; `train` random ones, or all in order."""
         side = supernet.space.max_input_size
         loader = build_loader(self.recipe.data, split, side, size, train is not None, seed=self.recipe.seed)

@@ -46,7 +46,7 @@ class SavedSearch:
         space, task, options, recipe: as they were searched with; a loss of one's own is not kept.
         targets: one each, with its alphas.
         weights: the state dict of the supernet.
-        digest: of the data set, see `data.digest`.
+        digest: of each split of the data set, see `data.digest`.
         own_loss: whether a loss of one's own took the task's place.
     """
 
@@ -56,7 +56,7 @@ class SavedSearch:
     recipe: Recipe
     targets: tuple[Target, ...]
     weights: Mapping[str, Tensor]
-    digest: str
+    digest: Mapping[str, str]
     own_loss: bool
 
     def supernet(self, target: Target | None = None) -> Supernet:
@@ -76,7 +76,13 @@ def set_alphas(supernet: Supernet, alphas: Mapping[str, Tensor]) -> None:
 
 
 def save_search(
-    folder: Path, supernet: Supernet, targets: Sequence[Target], task: Task, options: SearchOptions, recipe: Recipe, digest: str
+    folder: Path,
+    supernet: Supernet,
+    targets: Sequence[Target],
+    task: Task,
+    options: SearchOptions,
+    recipe: Recipe,
+    digest: Mapping[str, str],
 ) -> None:
     """Writes search.pt. Raises FileError."""
     content = {
@@ -86,7 +92,7 @@ def save_search(
         "own_loss": task.losses.own is not None,
         "options": asdict(options),
         "recipe": {"train": asdict(recipe.train), "data": asdict(recipe.data), "seed": recipe.seed},
-        "digest": digest,
+        "digest": dict(digest),
         "targets": [{"name": one.name, **_plain(one.goal), "alphas": dict(one.alphas)} for one in targets],
         "supernet": {name: value.cpu() for name, value in supernet.state_dict().items()},
     }

@@ -73,7 +73,7 @@ def test_a_search_leaves_a_page_of_its_result(run: Path) -> None:
     for key in ("SEARCH.SHARING", "TRAIN.LR", "DATA.MEAN", "SEED"):
         assert key in text
     assert f"--config-file {run / 'config.yaml'}" in text
-    assert f"digest {json.loads((run / 'run.json').read_text())['data']['digest']}" in text
+    assert f"train {json.loads((run / 'run.json').read_text())['data']['digest']['train']}" in text
     assert found.asked  # icon and images, all of them inside
     assert all(value.startswith("data:") for value in found.asked)
     assert "@import" not in (run / "report.html").read_text()
