@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 from yacs.config import CfgNode
 
-from ..data.build import build_data, build_loader
-from ..data.data_set import Data, Split
+from ..data.build import build_loader
+from ..data.data_set import Split
 from ..data.options import DataOptions
 from ..deploy.calibrate import HELD_OUT
 from ..deploy.export import export
@@ -19,8 +19,7 @@ from ..deploy.result import Export
 from ..errors import require
 from ..files import atomic_write
 from ..tasks.model import Model, load
-from .options import data_options, export_options
-from .test_net import in_order, prepared_as
+from .options import data_for, export_options
 
 _NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "executorch": ("executorch", "torchao"), "coreml": ("coremltools",)}
 _EXTRAS = {"onnx": "onnx", "pte": "executorch", "mlpackage": "coreml"}
@@ -43,12 +42,6 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         return self._loader.epoch()
-
-
-def data_for(cfg: CfgNode, model: Model, source: str) -> tuple[DataOptions, Data]:
-    """The data set of a configuration as a model takes it."""
-    options = prepared_as(model, data_options(cfg))
-    return options, in_order(build_data(options, model.task.labels), model, source)
 
 
 def images_of(options: DataOptions, split: Split, model: Model, count: int) -> list[Tensor]:

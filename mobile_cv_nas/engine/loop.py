@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,6 +112,7 @@ class Loop:
         self.totals: list[dict[str, float]] = [{} for _ in work.phases]
         self.results: dict[str, Any] = {}
         self._log: MetricsLog | None = None
+        self._earlier, self._begin = 0.0, time.monotonic()
 
     @property
     def total_steps(self) -> int:
@@ -122,6 +124,11 @@ class Loop:
         """Steps of all phases so far."""
         done = sum(phase.steps for epoch in range(self.epoch) for phase in self.work.phases if phase.runs(epoch))
         return done + sum(p.steps for p in self.work.phases[: self.phase] if p.runs(self.epoch)) + self.step
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, of all parts of an interrupted one up to their last checkpoints; time between them does not count."""
+        return self._earlier + time.monotonic() - self._begin
 
     def skipped_images(self) -> int:
         """Images that could not be read; a call that all processes make."""
@@ -257,6 +264,7 @@ class Loop:
             "place": [self.epoch, self.phase, self.step, self.dropped, self.dropped_in_a_row],
             "totals": self.totals,
             "results": self.results,
+            "seconds": self.seconds,
             "log": self._position if self._log is None else self._log.position,
         }
         save_checkpoint(self.folder / CHECKPOINTS, state, self.steps_done, self.runtime.options.keep)
@@ -286,3 +294,4 @@ class Loop:
         set_rng_state(state["rng"][min(rank, len(state["rng"]) - 1)])
         self.epoch, self.phase, self.step, self.dropped, self.dropped_in_a_row = state["place"]
         self.totals, self.results, self._position = state["totals"], state["results"], state["log"]
+        self._earlier = state.get("seconds", 0.0)

@@ -1,131 +1,94 @@
-"""What is said before any long work: the data, the device, the steps, and the time and memory that they will take."""
+"""From a trained model to the data that fits it: its preparation of images, its classes by name."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import logging
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
 
-import torch
+from torch import Tensor
 
-from ..data.data_set import Data, Split
-from ..data.remarks import median_side
-from ..engine.memory import peak_memory
-from ..engine.progress import short
-from ..engine.runtime import Runtime
-from ..engine.timing import long, seconds_a_step
+from ..data.data_set import Data
+from ..data.options import DataOptions
 from ..errors import listed
-from ..nn.shapes import Cost
-from ..report.tables import table
-from .options import TrainOptions
-from .trainer import Trainer
+from ..tasks.model import Model
+from ..weights.file import WeightsError
 
-TRAINING = "the training"
+_LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of a run: its steps in all, the seconds of one, and seconds beside them, such as of validation."""
+def prepared_as(model: Model, options: DataOptions, given: Collection[str] = (), source: object = "the model") -> DataOptions:
+    """The options of a data set with the mean, std, resize, interpolation and background of a model.
 
-    name: str
-    steps: int
-    seconds: float
-    beside: float = 0.0
-
-    @property
-    def total(self) -> float:
-        return self.steps * self.seconds + self.beside
-
-
-@dataclass(frozen=True)
-class Start:
-    """What is known before a run; `str()` is a table of at most 80 columns or so.
-
-    Attributes:
-        data: with classes and splits.
-        sizes: sides of the images that the network takes.
-        runtime: device and processes.
-        stages: of the run, in order.
-        memory: bytes that the first steps took; None where the system does not say.
-        rows: more to be shown, before the stages.
-        folder: of the result.
+    Args:
+        model: what the images are for.
+        options: of the data set.
+        given: names of fields that were set on purpose: they stay as they are, and where the model differs a warning says so.
+        source: what to call the model in that warning.
     """
-
-    data: Data
-    sizes: Sequence[int]
-    runtime: Runtime
-    stages: Sequence[Stage]
-    memory: int | None
-    rows: Sequence[tuple[str, str]]
-    folder: Path
-
-    @property
-    def seconds(self) -> float:
-        """That the whole is expected to take."""
-        return sum(stage.total for stage in self.stages)
-
-    def __str__(self) -> str:
-        data = self.data
-        splits = {"training": data.train, "validation": data.val, "test": data.test}
-        images = ", ".join(f"{len(split):,} {name}" for name, split in splits.items() if split is not None)
-        whole = ", ".join(f"{stage.name} {long(stage.total)}" for stage in self.stages if stage.total)
-        rows = [
-            ("classes", f"{data.num_classes}: {_names(data.classes)}"),
-            ("images", images if data.test is not None else f"{images}, no test"),
-            ("input size", _sizes(self.sizes, data.train)),
-            ("device", device(self.runtime)),
-            *self.rows,
-            *((f"steps, {stage.name}", f"{stage.steps:,} of {stage.seconds:.3g} s") for stage in self.stages if stage.steps),
-            ("time, about", f"{long(self.seconds)} ({whole})" if len(self.stages) > 1 else long(self.seconds)),
-            *([("memory", f"{short(self.memory)}B so far")] if self.memory else []),
-            ("result folder", str(self.folder)),
-        ]
-        return table(rows)
+    transform = model.transform
+    own: dict[str, Any] = {"background": transform.background, "mean": tuple(model.task.mean), "std": tuple(model.task.std)}
+    if model.task.labels != "boxes":  # a detector resizes its images itself
+        own["interpolation"] = transform.interpolation
+    size, resize = transform.input_size, transform.resize
+    if transform.crop and isinstance(resize, int) and resize and max(size, round(size / options.crop_ratio)) != resize:
+        own["crop_ratio"] = size / resize
+    changes = {}
+    for name, value in own.items():
+        kept = getattr(options, name)
+        kept = tuple(kept) if isinstance(kept, list) else kept
+        if kept == value:
+            continue
+        if name in given:
+            _LOG.warning("DATA.%s: %s, as set, where %s was trained with %s; leave it out to take that", name.upper(), kept, source, value)
+        else:
+            changes[name] = value
+    return replace(options, **changes)
 
 
-def training_start(trainer: Trainer, folder: str | os.PathLike) -> Start:
-    """Before a training, measured on a few steps of `trainer`, which is then of no more use."""
-    cost = trainer.cost
-    stage = training_stage(trainer)
-    memory = peak_memory(trainer.runtime.device)
-    rows = [("network", costs(cost))]
-    size = trainer.task.input_size(trainer.arch)
-    return Start(trainer.data, (size,), trainer.runtime, (stage,), memory, rows, Path(folder))
+def in_order(data: Data, model: Model, source: object) -> Data:
+    """The data with the labels of a model's classes, by name. Raises WeightsError where the two have other classes."""
+    found = _matched(data, model, source)
+    if found is None:
+        raise WeightsError(
+            f"{source}: a network of {len(model.classes)} classes ({listed(model.classes)}), but the data has {len(data.classes)} "
+            f"({listed(data.classes)}); check DATA.DATASET and DATA.ROOT"
+        )
+    return found
 
 
-def training_stage(trainer: Trainer, name: str = TRAINING) -> Stage:
-    """Steps and seconds of a training with its validations and the test."""
-    options, runtime, data = trainer.options, trainer.runtime, trainer.data
-    seconds = seconds_a_step(trainer, runtime, "TRAIN")
-    images = _evaluated(options, data)
-    forward = seconds / 3 / (options.batch_size / runtime.world)  # a backward pass takes about two forward passes
-    return Stage(name, trainer.steps * options.epochs, seconds, images / runtime.world * forward)
+def check_head(model: Model, head: str, source: object) -> None:
+    """Raises WeightsError unless a head ("" for a classifier) can start from a model: from its own kind, or from a classifier."""
+    if model.task.head.name not in ("", head):
+        other = f"{head}; start from its own or a classifier's" if head else "empty: not of a classifier"
+        raise WeightsError(f"{source}: the weights of {model.task.head.name}, and HEAD.NAME is {other}")
 
 
-def costs(cost: Cost) -> str:
-    """MACs and parameters for people."""
-    return f"{short(cost.macs)} MACs, {short(cost.params)} parameters"
+def starting_state(data: Data, model: Model, source: object) -> tuple[Data, dict[str, Tensor]]:
+    """What fine-tuning starts from: the data in the order of the model's classes, and the weights, but a classifier of others."""
+    state = dict(model.network.state_dict())
+    found = _matched(data, model, source)
+    if found is not None or model.task.labels != data.train.source.kind:
+        return found or data, state
+    if model.task.labels == "classes":
+        if len(data.classes) == len(model.classes):  # else the shape says it
+            _LOG.warning(
+                "%s: its classes are %s, not %s; the classifier starts at random", source, *map(listed, (model.classes, data.classes))
+            )
+        state = {name: value for name, value in state.items() if not name.startswith("classifier.")}
+    elif len(data.classes) == len(model.classes):  # else the shape is an error
+        names = listed(model.classes), listed(data.classes)
+        _LOG.warning("%s: its classes are %s; their outputs go on as those of %s", source, *names)
+    return data, state
 
 
-def device(runtime: Runtime) -> str:
-    """What computes, in words."""
-    name = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else runtime.device.type
-    threads = f", {torch.get_num_threads()} threads" if runtime.device.type == "cpu" else ""
-    return f"{name}{threads}" + (f", {runtime.world} processes" if runtime.world > 1 else "")
-
-
-def _evaluated(options: TrainOptions, data: Data) -> int:
-    """Images of all validations and of the test."""
-    times = -(-options.epochs // options.eval_every)
-    return times * len(data.val) + (0 if data.test is None else len(data.test))
-
-
-def _names(classes: Sequence[str]) -> str:
-    return listed([name if len(name) <= 12 else f"{name[:11]}…" for name in classes], 4)
-
-
-def _sizes(sizes: Sequence[int], split: Split) -> str:
-    text = ", ".join(map(str, sizes)) if len(sizes) <= 6 else f"{len(sizes)} from {sizes[0]} to {sizes[-1]}"
-    side = median_side(split)
-    return f"{text} (shorter side of the images: {side})" if side else text
+def _matched(data: Data, model: Model, source: object) -> Data | None:
+    """The data with its classes in the model's order; None where the names differ."""
+    if data.classes == model.classes:
+        return data
+    if sorted(data.classes) == sorted(model.classes):
+        _LOG.warning("%s: the classes of the data are in another order than the model's; they are matched by name", source)
+        return data.relabelled(model.classes)
+    nameless = all(name == str(i) for i, name in enumerate(model.classes))
+    return data if nameless and len(data.classes) == len(model.classes) else None

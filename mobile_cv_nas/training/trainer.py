@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from ..arch import ArchDef
 from ..data.build import build_data, build_loader, data_of
 from ..data.data_set import Data
 from ..data.loader import Loader
+from ..data.options import DataOptions
 from ..data.transforms import preprocess
+from ..engine.about import about_run, write_about
 from ..engine.loop import Loop
 from ..engine.randomness import seed_everything
 from ..engine.run_folder import RunFolder, check_free, fingerprint, open_run, write_result
@@ -27,12 +29,15 @@ from ..errors import InputError
 from ..model_zoo.builder import find_arch
 from ..nn.shapes import Cost
 from ..report.tables import name_of
+from ..report.test import TEST, Examination, worst_images, write_test
 from ..tasks.build import make_task, task_class
 from ..tasks.model import WEIGHTS, Model, load, save_model
 from ..tasks.task import LossOptions, Task
 from .check import check_training
 from .optim import build_average, build_optimizer, learning_rate
 from .options import Recipe, changed
+from .quantised import Quantised
+from .start import check_head, prepared_as, starting_state
 
 # What a training leaves in its folder beside what every run does.
 MADE = ("arch.yaml", WEIGHTS, "export.json", "model.onnx", "model.pte", "model.mlpackage")
@@ -49,6 +54,7 @@ class TrainResult:
         validation: the main score on the validation images.
         cost: of the network.
         skipped_images: that could not be read.
+        seconds: of the training, over all parts of an interrupted one.
     """
 
     folder: Path
@@ -57,6 +63,7 @@ class TrainResult:
     validation: Mapping[str, float] = field(default_factory=dict)
     cost: Cost = field(default_factory=lambda: Cost(0, 0))
     skipped_images: int = 0
+    seconds: float = 0.0
 
     @property
     def weights(self) -> Path:
@@ -76,7 +83,7 @@ class TrainResult:
 
 
 def train(
-    arch: ArchDef | str | os.PathLike,
+    arch: ArchDef | Model | str | os.PathLike,
     train: Any,
     val: Any = None,
     test: Any = None,
@@ -93,7 +100,8 @@ def train(
     """Trains a network, validates it each epoch, tests it, and leaves config, arch, weights, metrics and result in a folder.
 
     Args:
-        arch: an ArchDef, the path of an arch file, or a name of the zoo.
+        arch: an ArchDef, the path of an arch file, or a name of the zoo; or a Model, to fine-tune it: its mean, std and resize are taken
+            where the recipe has its defaults, classes in another order are matched by name, and of other classes the classifier is new.
         train: the folder of a data set, or a torch Dataset of (image, label); see `data.build.data_of` for what these may be.
         val, test: further Datasets. Without `val` a share of `train` is split off; without `test` nothing is tested.
         output: the folder, made if missing; a run in it, finished or not, is not replaced.
@@ -114,13 +122,20 @@ def train(
     """
     recipe = recipe or Recipe()
     recipe = replace(recipe, train=changed(recipe.train, options))
+    weights: Mapping[str, Tensor] | None = None
+    if isinstance(arch, Model):
+        check_head(arch, recipe.head.name, "arch")
+        given = [one.name for one in fields(DataOptions) if getattr(recipe.data, one.name) != getattr(DataOptions(), one.name)]
+        recipe = replace(recipe, data=prepared_as(arch, recipe.data, given))
     data = data_for(recipe, train, val, test, classes)
-    found, runtime = find_arch(arch)[0], start_runtime(recipe.runtime)
+    if isinstance(arch, Model):
+        data, weights = starting_state(data, arch, "arch")
+    found, runtime = arch.arch if isinstance(arch, Model) else find_arch(arch)[0], start_runtime(recipe.runtime)
     task = training_task(data, recipe, loss)
     with RunFolder(output) if runtime.main else contextlib.nullcontext(Path(output)) as folder:
         if runtime.main:
             check_free(folder, resume, overwrite)
-        trainer = Trainer(task, found, data, recipe, runtime)
+        trainer = Trainer(task, found, data, recipe, runtime, weights)
         return trainer.run(folder, resume, callback=callback, overwrite=overwrite)
 
 
@@ -192,7 +207,9 @@ class Trainer:
         self.cost = task.count(network, arch)
         self.network = runtime.place(network)
         average = build_average(self.network, self.options.ema_decay)
-        self.model = runtime.compile(self.network)
+        if self.options.qat and (weights is None or task.labels != "classes"):
+            raise InputError("TRAIN.QAT: for a classifier that goes on from trained weights; name them, or leave it out")
+        self.model = Quantised(self.network) if self.options.qat else runtime.compile(self.network)
         optimizer = build_optimizer(self.network, self.options)
         parameters = dict(self.network.named_parameters())
         self.stepper = Stepper(parameters, optimizer, self.network, runtime, self.options.clip_grad, average)
@@ -218,7 +235,7 @@ class Trainer:
         return learning_rate(self.options, epoch * self.steps + step, self.steps)
 
     def begin(self, epoch: int) -> None:
-        self.network.train()
+        self.model.train()
 
     def prepare(self, epoch: int, step: int) -> None:
         pass
@@ -288,14 +305,18 @@ class Trainer:
 
     def _finish(self, folder: Path, loop: Loop) -> TrainResult:
         """Tests the result and writes it."""
-        task, recipe = self.task, self.recipe
-        scores = {} if self.test is None else task.evaluate(self.result, self.test.epoch(), self.runtime)
+        task, recipe, runtime, kept = self.task, self.recipe, self.runtime, Examination()
+        scores = {} if self.test is None else task.evaluate(self.result, self.test.epoch(), runtime, kept)
+        worst = [] if self.test is None else worst_images(kept, self.test, runtime)
         validation = {task.main: self.validation[task.main]}  # the last epoch is always validated
-        result = TrainResult(folder, True, scores, validation, self.cost, loop.skipped_images())
-        if self.runtime.main:
+        result = TrainResult(folder, True, scores, validation, self.cost, loop.skipped_images(), loop.seconds)
+        if runtime.main:
             source = self.data.train.source
             transform = preprocess(recipe.data, task.input_size(self.arch), task.labels, task.label_size, source.in_memory)
             about = {"own_inputs": True} if source.normalised else {}
             save_model(result.weights, self.result, self.arch, task, transform, about)
+            if self.test is not None:
+                write_test(folder / TEST, scores, kept, worst, self.test, task.classes)
+            write_about(folder, about_run(runtime, self.data, loop.mark, {"training": result.seconds}))
             write_result(folder, result.to_dict())
         return result

@@ -11,7 +11,7 @@ from searches import search_of, tiny_options
 from mobile_cv_nas.commands.train_net import run
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.engine.memory import peak_memory
-from mobile_cv_nas.search.start import near, search_start
+from mobile_cv_nas.search.before import near, search_start
 
 
 def rows(text):
@@ -38,7 +38,8 @@ def test_a_dry_run_of_a_search_says_what_would_be_done_and_leaves_nothing(tmp_pa
 
 def test_the_child_that_is_timed_is_near_the_target(tmp_path):
     search = search_of(load_config(None, tiny_options(tmp_path)))
-    assert search.goal.met(search.goal.cost(search.space, near(search)))
+    (goal,) = search.goals.values()
+    assert goal.met(goal.cost(search.space, near(search.space, goal)))
     start = search_start(search, tmp_path, train_child=False)
     assert [stage.name for stage in start.stages] == ["weights", "alphas"]
     assert start.seconds == pytest.approx(sum(stage.steps * stage.seconds for stage in start.stages))
