@@ -51,6 +51,7 @@ setup(
     packages=PACKAGES,
     package_data={"": ["*.yaml", "**/*.yaml", "**/*.safetensors", "py.typed"]},
     include_package_data=False,
+    entry_points={"console_scripts": ["mobile-cv-nas = mobile_cv_nas.__main__:main"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",

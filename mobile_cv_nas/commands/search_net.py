@@ -8,10 +8,12 @@ On several GPUs: torchrun --nproc-per-node 8 tools/search_net.py ...
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
 
+from .. import cli
 from ..config import ConfigError, dump_config
 from ..data.build import build_data
 from ..engine.stop import StopRequest
@@ -21,6 +23,11 @@ from ..search.run import SearchResult, SearchRun
 from ..tasks.build import task_class
 from .deployment import check_exports, print_exports
 from .options import recipe_of, search_options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the arguments and searches; returns the exit code: 0 done, 2 bad input, 1 anything else."""
+    return cli.main(run, argv, __doc__ or "", purpose="search")
 
 
 def run(cfg: CfgNode, args: Namespace) -> None:
