@@ -12,6 +12,7 @@ COMMANDS = {
     "benchmark": "benchmark_net",
     "summarize": "summarize_net",
     "space": "space_info",
+    "blocks": "list_blocks",
     "zoo": "zoo_table",
     "convert": "convert_weights",
 }
