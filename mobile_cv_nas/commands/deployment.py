@@ -46,9 +46,7 @@ class Batches:
 
 def images_of(options: DataOptions, split: Split, model: Model, count: int) -> list[Tensor]:
     """So many images of a split, evenly spread over it, and some more to judge by."""
-    wanted = min(count + HELD_OUT, len(split))
-    some = Split(split.source, tuple(split.indices[i * len(split) // wanted] for i in range(wanted)))
-    return [image for images, _ in Batches(options, some, model) for image in images]
+    return [image for images, _ in Batches(options, split.spread(count + HELD_OUT), model) for image in images]
 
 
 def check_exports(cfg: CfgNode) -> None:

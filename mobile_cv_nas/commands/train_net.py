@@ -19,7 +19,7 @@ from .. import cli
 from ..arch import ArchDef
 from ..config import ConfigError, dump_config
 from ..data.build import build_data
-from ..engine.run_folder import RunFolder
+from ..engine.run_folder import RunFolder, check_free
 from ..engine.runtime import start_runtime
 from ..engine.stop import StopRequest
 from ..files import atomic_write
@@ -47,14 +47,14 @@ def run(cfg: CfgNode, args: Namespace, heads: Sequence[str] = ("",)) -> None:
         here = ", ".join(heads) if any(heads) else "classifiers, with none"
         raise ConfigError(f"HEAD.NAME: {cfg.HEAD.NAME!r}, but this tool trains {here}; see tools/train_{tools[cfg.HEAD.NAME]}.py")
     check_exports(cfg)
-    result, main = train_from(cfg, args.resume)
+    result, main = train_from(cfg, args.resume, overwrite=args.overwrite)
     if main:
         print(result_table(result.to_dict(), str(result.weights)))
         if result.to_dict()["finished"]:
             print_exports(cfg, Path(cfg.OUTPUT_DIR))
 
 
-def train_from(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None) -> tuple[TrainResult, bool]:
+def train_from(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None, overwrite: bool = False) -> tuple[TrainResult, bool]:
     """The training that a configuration describes, and whether this process is the first."""
     start = starting_point(cfg)
     if isinstance(start, Model):
@@ -67,10 +67,12 @@ def train_from(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = No
         data, weights = starting_state(data, start, cfg.MODEL.WEIGHTS)
         start = start.arch
     with RunFolder(cfg.OUTPUT_DIR) if runtime.main else contextlib.nullcontext(Path(cfg.OUTPUT_DIR)) as folder:
+        if runtime.main:
+            check_free(folder, resume, overwrite)
         trainer = Trainer(training_task(data, recipe), start, data, recipe, runtime, weights)
         if runtime.main:
             atomic_write(folder / "config.yaml", dump_config(cfg))
-        return trainer.run(folder, resume, stop), runtime.main
+        return trainer.run(folder, resume, stop, overwrite=overwrite), runtime.main
 
 
 def starting_point(cfg: CfgNode) -> Model | ArchDef:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from ..arch import ArchDef, SearchSpace
 from ..data.build import build_loader
 from ..data.data_set import Data, Split
 from ..engine.loop import Loop
-from ..engine.run_folder import CHECKPOINTS, RunFolder, fingerprint, open_run, write_result
+from ..engine.run_folder import CHECKPOINTS, RunFolder, check_free, fingerprint, open_run, write_result
 from ..engine.runtime import Runtime, start_runtime
 from ..engine.stop import StopRequest
 from ..files import atomic_open
@@ -31,6 +30,7 @@ from ..report.space import find_space
 from ..tasks.build import make_task
 from ..tasks.model import Model, load
 from ..tasks.task import LossOptions, Task
+from ..training.check import check_training
 from ..training.options import Recipe, changed
 from ..training.trainer import Trainer, TrainResult, data_for, training_task
 from .derive import Derived, derive_arch, inherited_child
@@ -39,6 +39,8 @@ from .options import SearchOptions
 from .searcher import Searcher
 
 Callback = Callable[[dict[str, Any]], None]
+# What a search leaves in its folder beside what every run does.
+MADE = ("child", "arch.yaml", "search.pt", "arch.png", "alphas.png", "curves.png")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class SearchResult:
         supernet: as it was trained.
         training: of the child; None where it was not trained.
         seconds: of the search, and of training and test, in this process.
+        entropy: of the alphas, mean and normalised: 1 undecided, 0 decided.
     """
 
     folder: Path
@@ -66,6 +69,7 @@ class SearchResult:
     supernet: Supernet | None = None
     training: TrainResult | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
+    entropy: float | None = None
 
     def model(self) -> Model:
         """The trained child."""
@@ -84,6 +88,7 @@ class SearchResult:
             "derived": self.derived.how,
             "candidates_within": self.derived.within,
             "candidates_compared": self.derived.compared,
+            "entropy": self.entropy,
         }
 
 
@@ -102,6 +107,7 @@ def search(
     loss: Callable[[Any, Any], Tensor] | None = None,
     callback: Callback | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> SearchResult:
     """Searches a space on some images, derives an arch near the target, trains it and tests it; all of it is left in a folder.
@@ -112,13 +118,14 @@ def search(
             `train` alone; `val` validates the child, and `test` tests it.
         target: what the arch shall cost: "60e6 macs", "4M params", or a number of MACs.
         strategy: of `search.strategies`.
-        output: the folder, made if missing; an unfinished run in it is not replaced.
+        output: the folder, made if missing; a run in it, finished or not, is not replaced.
         recipe: everything beside the search: TrainOptions (of the child), DataOptions, HeadOptions, RuntimeOptions, seed.
         child: how the child is trained: changes to the recipe's TrainOptions, such as {"epochs": 20}; False does not train it.
         classes: names of the classes, where the Dataset has no `classes`.
         loss: (outputs, labels) to the mean loss of a batch, in place of the task's own; of the search and the child's training.
         callback: called with the record of each epoch, a dict.
-        resume: go on from the newest checkpoint in the folder.
+        resume: go on from the newest checkpoint in the folder; the child of a finished search, for more epochs if it is given more.
+        overwrite: replace a run in the folder.
         options: fields of SearchOptions: epochs=30, sharing="full", ...
 
     Returns:
@@ -136,7 +143,7 @@ def search(
     data = data_for(recipe, train, val, test, classes)
     found = space if isinstance(space, SearchSpace) else find_space(space)
     run = SearchRun(found, data, chosen, recipe, loss=loss)
-    return run.run(output, resume, train_child=child is not False, callback=callback)
+    return run.run(output, resume, train_child=child is not False, callback=callback, overwrite=overwrite)
 
 
 class SearchRun:
@@ -180,21 +187,27 @@ class SearchRun:
         train_child: bool = True,
         callback: Callback | None = None,
         config: str = "",
+        overwrite: bool = False,
     ) -> SearchResult:
         """The whole of it, into a folder; see `search`. `stop` is asked between steps; without it signals are. `config` is kept there."""
         runtime = self.runtime
+        if train_child:
+            small = self.space.smallest(head=self.goal.head)  # a child with the smallest maps
+            check_training(self.child_task.child(small), small, self.data, self.recipe, runtime)
         with contextlib.ExitStack() as stack:
             folder, goes_on = Path(output).expanduser(), False
             if runtime.main:
                 folder = stack.enter_context(RunFolder(output))
-                goes_on = _prepare(folder, resume)
+                check_free(folder, resume, overwrite)
+            searcher = Searcher(self.space, self.task, self.data, self.goal, self.options, self.recipe, runtime)
+            if runtime.main:
+                goes_on = open_run(folder, resume, overwrite, MADE)
                 if config:
                     with atomic_open(folder / "config.yaml") as file:
                         file.write(config.encode())
             goes_on = runtime.gather(goes_on)[0]
             stop = stop or stack.enter_context(StopRequest(runtime.options.minutes))
             start = time.monotonic()
-            searcher = Searcher(self.space, self.task, self.data, self.goal, self.options, self.recipe, runtime)
             derived = self._search(searcher, folder, stop, goes_on, callback)
             if derived is None:
                 return SearchResult(folder)
@@ -205,7 +218,8 @@ class SearchRun:
                     return SearchResult(folder)
             cost = self.space.cost(derived.arch, in_channels=self.task.in_channels, head=self.goal.head)
             seconds = (middle - start, time.monotonic() - middle)
-            result = SearchResult(folder, True, derived.arch, cost, self.goal, derived, searcher.supernet, trained, seconds)
+            entropy = searcher.strategy.entropy()
+            result = SearchResult(folder, True, derived.arch, cost, self.goal, derived, searcher.supernet, trained, seconds, entropy)
             if runtime.main:
                 write_result(folder, result.to_dict())
             return result
@@ -233,8 +247,18 @@ class SearchRun:
 
     def _derive(self, searcher: Searcher) -> Derived:
         o, supernet = self.options, searcher.supernet
-        images = self._batches(supernet, self.data.val, self.recipe.train.eval_batch_size)
+        images = self._batches(supernet, self.judges(), self.recipe.train.eval_batch_size)
         return derive_arch(supernet, self.goal, self.task, self._calibration(supernet), images, o.draws, o.candidates, self.recipe.seed)
+
+    def judges(self) -> Split:
+        """The images that candidates are compared on: never those whose scores are reported as a test.
+
+        Without test images the validation images are what is reported; then they are of the training images from which the alphas, and no
+        weight, learnt.
+        """
+        if self.data.test is not None:
+            return self.data.val
+        return self.data.train.halves(self.options.alpha_fraction, self.recipe.seed)[1].spread(len(self.data.val))
 
     def _train(self, searcher: Searcher, arch: ArchDef, folder: Path, stop: StopRequest, callback: Callback | None) -> TrainResult:
         weights = None
@@ -282,16 +306,6 @@ class _Batches:
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for images, targets in self.loader.epoch(0, stop=self.stop):
             yield self.runtime.move(images), self.runtime.move(targets) if isinstance(targets, Tensor) else targets
-
-
-def _prepare(folder: Path, resume: bool) -> bool:
-    """Prepares a folder for a search; whether the run goes on from a checkpoint."""
-    goes_on = open_run(folder, resume)
-    if not goes_on:
-        shutil.rmtree(folder / "child", ignore_errors=True)
-        for name in ("arch.yaml", "search.pt", "arch.png", "alphas.png", "curves.png"):
-            (folder / name).unlink(missing_ok=True)
-    return goes_on
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from ..data.build import build_loader
 from ..data.data_set import Data, DataError
 from ..data.loader import Loader, derive_seed
 from ..engine.loop import Loop
+from ..engine.one_image import check_one_image
 from ..engine.progress import short
 from ..engine.randomness import seed_everything
 from ..engine.runtime import Runtime
@@ -22,6 +23,7 @@ from ..tasks.task import SupernetOptions, Task
 from ..training.options import Recipe
 from .goal import Goal
 from .options import SearchOptions
+from .pace import paced
 from .strategies import STRATEGIES
 
 _EVERY = 5  # steps between updates of the numbers beside the bar
@@ -77,9 +79,10 @@ class Searcher:
         strategy: how it is.
     """
 
-    name, section = "search", "SEARCH"
+    name, section, extends = "search", "SEARCH", False
 
     def __init__(self, space: SearchSpace, task: Task, data: Data, goal: Goal, options: SearchOptions, recipe: Recipe, runtime: Runtime):
+        options = paced(options, data.train, recipe.seed, runtime.main)
         self.space, self.task, self.goal, self.options, self.runtime = space, task, goal, options, runtime
         self.epochs, self.on_nan = options.epochs, options.on_nan
         seed_everything(recipe.seed)
@@ -88,6 +91,10 @@ class Searcher:
         self.strategy = STRATEGIES.get(options.strategy)(self.supernet, task, goal, options, runtime)
         halves = data.train.halves(options.alpha_fraction, recipe.seed)
         per_rank, parts = runtime.batch_size(options.batch_size), runtime.options.accumulate
+        if per_rank == 1:
+            small = space.smallest(head=goal.head)  # the smallest maps
+            child = task.child(small).network(small)
+            check_one_image(child, lambda: task.child(small).count(child, small), runtime, "SEARCH", options.batch_size)
         self.phases = []
         for i, (name, half) in enumerate(zip(self.strategy.steppers, halves)):
             seed = derive_seed(recipe.seed, i)
