@@ -242,4 +242,5 @@ def test_sharing_quality_tells_archs_from_trainings(load):
 def test_decode_speed_prints_both(load, capsys):
     assert load("decode_speed").main(["--space", "digits", "--archs", "2", "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
-    assert "decoding" in printed and "counting" in printed
+    assert "decoding" in printed
+    assert "counting" in printed
