@@ -21,7 +21,7 @@ from mobile_cv_nas.weights.file import load_weights as load_safetensors
 
 from .card import Card
 from .keymap import RELEASED_PREFIX, from_released
-from .others import State, from_others
+from .others import State, from_others, named
 
 HEAD = "classifier."
 _LOG = logging.getLogger(__name__)
@@ -37,9 +37,7 @@ def read_weights(path: str | os.PathLike, network: Network, card: Card | None = 
     Names are ours, the released ones, or those of a library of `others.ORIGINS` where the network is one of theirs. Raises WeightsError.
     """
     path = Path(path).expanduser()
-    content = _load_file(path)
-    plain = _state_dict(content, path)
-    state = _unwrapped(plain, path, "pytorch-lightning_version" in content)
+    state = _read(path)
     if any(key.startswith((RELEASED_PREFIX, "head.conv.")) for key in state):
         state = from_released(state, network)
     else:
@@ -47,6 +45,17 @@ def read_weights(path: str | os.PathLike, network: Network, card: Card | None = 
     state = _completed(state, network)
     check_fit(state, network, path, card)
     return state
+
+
+def names_for(path: str | os.PathLike) -> list[str]:
+    """The networks of the zoo whose weights a file of another library has, by keys and shapes. Raises WeightsError."""
+    return named(_read(Path(path).expanduser()))
+
+
+def _read(path: Path) -> State:
+    content = _load_file(path)
+    plain = _state_dict(content, path)
+    return _unwrapped(plain, path, "pytorch-lightning_version" in content)
 
 
 def _load_file(path: Path) -> Any:

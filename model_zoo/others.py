@@ -62,6 +62,7 @@ ORIGINS = (
         (("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_se_reduce", "_se_expand", "_project_conv", "_bn2"),),
     ),
 )
+_MOST_BIASES = 64
 _BLOCK = re.compile(r"_?blocks\.(?:\d+\.)+")
 
 
@@ -101,23 +102,40 @@ def _card_of(network: Network) -> Card | None:
 
 def _advice(state: State, origin: Origin, card: Card | None, network: Network) -> str:
     name = card.name if card else network.arch.name or "this arch"
-    fits = [f"{other.name} ({same.model})" for other, same in fitting(state, origin)]
+    fits = named(state)
     if fits:
         return f"which are not those of {name}: build {' or '.join(fits)}, whose they are by their shapes"
     return f"which fit neither {name} nor any other network of the zoo; check the file"
 
 
-def fitting(state: State, origin: Origin) -> Iterator[tuple[Card, Elsewhere]]:
-    """The cards of that library's networks whose layers have these shapes."""
+def named(state: State) -> list[str]:
+    """The cards whose weights these are by keys and shapes, each with its network's name in that library; none for our own names."""
+    origin = origin_of(state)
+    return [f"{card.name} ({same.model})" for card, same in _fitting(state, origin)] if origin else []
+
+
+def _fitting(state: State, origin: Origin) -> Iterator[tuple[Card, Elsewhere]]:
     theirs = layers(state, origin)
     for card in all_cards():
         same = card.elsewhere.get(origin.name)
-        if same is None or not same.model or card.table is None:
+        if same is None or not same.model or not _as_large(theirs, card):
             continue
         with torch.device("meta"):
             network = build_model(card.arch, card.classes, card.in_channels)
         if translated(theirs, network, None) is not None:
             yield card, same
+
+
+def _as_large(theirs: Layers, card: Card) -> bool:
+    """Whether a card has as many parameters, the classifier and one convolution's biases aside; if not, it need not be built."""
+    total = 0
+    for i, (_, tensors) in enumerate(theirs[:-1]):
+        for leaf in tensors.keys() & {"weight", "bias"}:
+            shape = tensors[leaf].shape
+            total += shape.numel() // shape[1] * card.in_channels if i == 0 and len(shape) == 4 else shape.numel()
+    head = theirs[-1][1].get("weight")
+    features = head.shape[1] if head is not None and head.ndim == 2 else 0
+    return card.params is not None and abs(card.params - card.classes * (features + 1) - total) <= _MOST_BIASES
 
 
 def layers(state: Mapping[str, Tensor], origin: Origin | None = None) -> Layers:
