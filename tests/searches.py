@@ -41,6 +41,8 @@ def tiny_options(folder: Path, *opts: Any) -> list[str]:
         "TRAIN.EPOCHS": 1,
         "RUNTIME.DEVICE": "cpu",
     } | dict(zip(opts[::2], opts[1::2], strict=True))
+    if "SEARCH.TARGETS" in options:
+        del options["SEARCH.TARGET"]
     return [str(item) for pair in options.items() for item in pair]
 
 
@@ -59,7 +61,7 @@ def search_of(cfg: CfgNode) -> SearchRun:
 def build_searcher(cfg: CfgNode) -> Searcher:
     """What a search's loop works on."""
     run = search_of(cfg)
-    return Searcher(run.space, run.task, run.data, run.goal, run.options, run.recipe, run.runtime)
+    return Searcher(run.space, run.task, run.data, run.goals, run.options, run.recipe, run.runtime)
 
 
 def loop_of(searcher: Searcher, folder: Path) -> Loop:
@@ -68,9 +70,9 @@ def loop_of(searcher: Searcher, folder: Path) -> Loop:
     return Loop(searcher, folder, searcher.runtime, {})
 
 
-def search_and_train(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None) -> dict[str, Any]:
+def search_and_train(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None, overwrite: bool = False) -> dict[str, Any]:
     """What tools/search_net.py does; the plain result."""
-    result, _ = search_from(cfg, resume, stop)
+    result, _ = search_from(cfg, resume, stop, overwrite)
     return (
         {**result.to_dict(), "seconds": result.seconds, "weights": str(result.folder / "child" / "model.safetensors")}
         if result.finished

@@ -1,16 +1,8 @@
-"""Tests a trained model on a data set: scores, MACs, parameters and images/s.
-
-python tools/test_net.py output/digits [--config-file CONFIG] [KEY VALUE ...]
-python tools/test_net.py --config-file CONFIG MODEL.WEIGHTS output/model.safetensors [KEY VALUE ...]
-python tools/test_net.py --config-file CONFIG MODEL.ARCH FBNetV2_F4 MODEL.WEIGHTS pretrained DATA.ROOT imagenet
-
-A result folder brings the configuration that it was made with; mean, std, resize and classes are always those of the model.
-"""
+"""Tests a trained model on a data set: scores, MACs, parameters and images/s; see mobile_cv_nas/commands/test_net.py."""
 
 import sys
 
-from mobile_cv_nas.cli import main
-from mobile_cv_nas.commands.test_net import run
+from mobile_cv_nas.commands.test_net import main
 
 if __name__ == "__main__":
-    sys.exit(main(run, description=__doc__, resumable=False, purpose="test"))
+    sys.exit(main())

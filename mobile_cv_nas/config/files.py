@@ -16,8 +16,9 @@ from ..files import parse_yaml, read_yaml
 # Definition files are found from the config file that names them; data and output from the current folder.
 PATHS = ("MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE")
 COMMAND_LINE = "command line"  # as the source of a value
-_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}  # of SEARCH.TARGET
+_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}  # of SEARCH.TARGET and SEARCH.TARGETS
 _TEXTS = ("EXPORT.FORMATS",)  # lists of names; others are of numbers
+_FLOATS = ("SEARCH.TARGETS",)  # lists that are empty by default, of any numbers
 
 
 class ConfigError(InputError):
@@ -131,8 +132,12 @@ def _set(cfg: CfgNode, defaults: CfgNode, key: str, value: Any, source: str) -> 
     node = cfg
     for section in sections:
         node = node[section]
-    kind = [""] if key in _TEXTS else default
-    node[name] = _coerce(_number(value) if key == "SEARCH.TARGET" else value, kind, f"{source}: {key}")
+    kind = [""] if key in _TEXTS else [0.0] if key in _FLOATS else default
+    if key == "SEARCH.TARGET":
+        value = _number(value)
+    elif key == "SEARCH.TARGETS" and isinstance(value, list):
+        value = [_number(one) for one in value]
+    node[name] = _coerce(value, kind, f"{source}: {key}")
 
 
 def _coerce(value: Any, default: Any, where: str) -> Any:

@@ -55,6 +55,10 @@ DISABLED = (
     Rule(("TRAIN.NESTEROV",), lambda c, _: c.TRAIN.OPTIMIZER != "sgd", "TRAIN.OPTIMIZER", "use sgd", (False,)),
     Rule(("TRAIN.NESTEROV",), lambda c, _: c.TRAIN.MOMENTUM == 0, "TRAIN.MOMENTUM", "set it above 0", (False,)),
     Rule(("TRAIN.LABEL_SMOOTHING",), lambda c, _: c.HEAD.NAME in DETECTORS, "HEAD.NAME", "use a classifier or segmenter", (0,)),
+    Rule(("TRAIN.QAT",), lambda c, _: c.HEAD.NAME != "", "HEAD.NAME", "use a classifier", (False,)),
+    Rule(("TRAIN.QAT",), lambda c, _: c.TRAIN.INIT != "inherit", "TRAIN.INIT", "use inherit, from a trained model", (False,)),
+    Rule(("TRAIN.QAT",), _purpose("search"), "", "train the network that was found with it", (False,)),
+    Rule(("RUNTIME.COMPILE",), lambda c, _: c.TRAIN.QAT, "TRAIN.QAT", "it rounds outside of compiled code", (False,)),
     Rule(("TRAIN.CLASS_WEIGHTS",), lambda c, _: c.HEAD.NAME != "", "HEAD.NAME", "use a classifier", ("none",)),
     Rule(("DATA.RANDAUGMENT_MAGNITUDE",), lambda c, _: c.DATA.AUGMENT != "randaugment", "DATA.AUGMENT", "use randaugment"),
     Rule(("DATA.CROP_SCALE",), lambda c, _: c.DATA.AUGMENT not in ("crop", "randaugment"), "DATA.AUGMENT", "use crop or randaugment"),
@@ -113,10 +117,11 @@ def validate(cfg: CfgNode, purpose: str = "", sources: Mapping[str, str] | None 
                 raise ConfigError(f"{key}: {shown(one)} does not exist{did_you_mean(str(one), CHOICES[key], few=12)}")
         if isinstance(value, str) and "\0" in value:
             raise ConfigError(f"{key}: {value!r} holds a NUL character; no name can")
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        numbers = value if isinstance(value, list) and key in RANGES else [value]
+        for one in [one for one in numbers if isinstance(one, (int, float)) and not isinstance(one, bool)]:
             low, high = RANGES.get(key, (0, ANY))
-            if not (math.isfinite(value) and low <= value <= high):
-                raise ConfigError(f"{key}: {value!r} is not {_interval(low, high)}")
+            if not (math.isfinite(one) and low <= one <= high):
+                raise ConfigError(f"{key}: {one!r} is not {_interval(low, high)}")
     _check_channels(cfg)
     _check_together(cfg)
     _check_disabled(cfg, purpose, sources, file)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NAMES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
 NAMES |= {"ap": "box AP", "ap50": "box AP50", "ap75": "box AP75"}
+UNDECIDED = 0.5  # mean normalised entropy of the alphas, above which a choice is close to chance
 _UNITS = {"macs": "MACs", "params": "parameters"}
 
 
@@ -25,10 +26,12 @@ def result_table(result: Mapping[str, Any], weights: str) -> str:
     return table(rows)
 
 
-def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, float]) -> str:
+def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, float], found_by: str = "search") -> str:
     """The result of a search and of the training of its child; or where it was stopped."""
     if not result["finished"]:
         return _stopped(result)
+    if "targets" in result:
+        return _targets_table(result["targets"], folder, seconds)
     cost, key = result[result["objective"]], next((k for k in ("top1", "miou", "ap50") if f"val_{k}" in result), "")
     how = "argmax of the alphas"
     if result["derived"] == "sampled":
@@ -40,11 +43,41 @@ def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, f
             *_costs(result),
             (f"target, {_UNITS[result['objective']]}", f"{result['target']:,.0f} ({cost / result['target'] - 1:+.1%})"),
             ("derived", how),
-            ("search", f"{seconds[0]:.0f} s"),
+            *_decided(result.get("entropy")),
+            (found_by, f"{seconds[0]:.0f} s"),
             ("training and test", f"{seconds[1]:.0f} s"),
             ("result folder", folder),
         ]
     )
+
+
+def _targets_table(found: Sequence[Mapping[str, Any]], folder: str, seconds: tuple[float, float]) -> str:
+    """A row a target, then what they have in common."""
+    from tabulate import tabulate
+
+    key = next((k for k in ("top1", "miou", "ap50") if f"val_{k}" in found[0]), "")
+    columns = [(of, prefix + key) for of, prefix in (("test", ""), ("validation", "val_")) if key and prefix + key in found[0]]
+    rows = []
+    for one in found:
+        off = f"{one[one['objective']] / one['target'] - 1:+.1%}"
+        rows.append([one["folder"], f"{one['macs']:,}", f"{one['params']:,}", off, *(f"{one[name]:.4f}" for _, name in columns)])
+    heads = ["target", "MACs", "parameters", "off", *(f"{of} {name_of(key)}" for of, _ in columns)]
+    align = ["left", *["right"] * (len(heads) - 1)]
+    rest = [("search", f"{seconds[0]:.0f} s"), ("training and test", f"{seconds[1]:.0f} s"), ("result folder", folder)]
+    return tabulate(rows, heads, disable_numparse=True, colalign=align) + "\n\n" + table(rest)
+
+
+def networks_table(found: Sequence[Mapping[str, Any]], objective: str, target: float, epochs: int, folder: str) -> str:
+    """The networks that were derived from a finished search, the best first; a row is as networks.yaml has it."""
+    from tabulate import tabulate
+
+    rows = []
+    for one in found:
+        off = f"{one[objective] / target - 1:+.1%}"
+        rows.append([one["arch"], f"{one['macs']:,}", f"{one['params']:,}", off, f"{one['score']:.4f}", f"{one['log_probability']:.1f}"])
+    heads = ["network", "MACs", "parameters", "off", "score, inherited", "log-probability"]
+    rest = [("target, " + _UNITS.get(objective, objective), f"{target:,.0f}"), ("epochs of the alphas", str(epochs)), ("folder", folder)]
+    return tabulate(rows, heads, disable_numparse=True, colalign=["left", *["right"] * 5]) + "\n\n" + table(rest)
 
 
 def table(rows: list[tuple[str, str]]) -> str:
@@ -52,6 +85,14 @@ def table(rows: list[tuple[str, str]]) -> str:
     from tabulate import tabulate
 
     return tabulate(rows, disable_numparse=True)
+
+
+def _decided(entropy: float | None) -> list[tuple[str, str]]:
+    """How sure a search was of its choice; nothing where it had no alphas."""
+    if entropy is None:
+        return []
+    chance = ": close to chance; raise SEARCH.EPOCHS or SEARCH.ALPHA_LR" if entropy > UNDECIDED else ""
+    return [("entropy of the alphas", f"{entropy:.2f}{chance}")]
 
 
 def _costs(result: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..arch import ArchDef, SearchSpace
 from ..errors import InputError, did_you_mean
@@ -54,6 +54,30 @@ def parse_target(text: str | float, objective: str = "macs") -> tuple[float, str
     if not found > 0:
         raise InputError(f"target {text!r}: give a number above 0")
     return found, unit
+
+
+def target_name(target: float) -> str:
+    """What a target and its folder are called: 50M, 2.64M, 414.592k."""
+    unit, size = next(((unit, size) for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if target >= size), ("", 1.0))
+    return f"{target / size:.12g}{unit}"
+
+
+def each_target(options: SearchOptions) -> dict[str, SearchOptions]:
+    """The options of each target by its name, which is also that of its folder, such as 50M; "" is the name of a single one.
+
+    Raises InputError for a target that is named twice.
+    """
+    if not options.targets:
+        return {"": options}
+    found: dict[str, SearchOptions] = {}
+    for target in options.targets:
+        name = target_name(target)
+        if name in found:
+            raise InputError(f"SEARCH.TARGETS: {name} is there twice; name each target once")
+        found[name] = replace(options, target=target)
+    if len(found) == 1:
+        raise InputError(f"SEARCH.TARGETS: {name} alone; name several, or set SEARCH.TARGET")
+    return found
 
 
 def check_target(options: SearchOptions, space: SearchSpace, head: HeadDef, in_channels: int = 3, source: str = "the space") -> Goal:

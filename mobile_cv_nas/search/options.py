@@ -10,6 +10,7 @@ class SearchOptions:
     """A search; the keys of SEARCH say the same."""
 
     target: float = 400_000.0  # multiply-adds or parameters the derived network shall have
+    targets: tuple[float, ...] = ()  # several targets in place of one: they share the weights, and each has alphas of its own
     objective: str = "macs"  # macs | params: the cost that target limits
     strategy: str = "dmasking"  # one of search.strategies.STRATEGIES
     cost_weight: float = 1.0  # of |cost / target - 1| beside the cross-entropy
@@ -20,7 +21,7 @@ class SearchOptions:
     weight_lr: float = 0.1  # SGD, cosine to 0 over the run
     weight_momentum: float = 0.9  # Nesterov's is not used
     weight_decay: float = 1e-4  # of the weights
-    alpha_lr: float = 0.1  # Adam, constant
+    alpha_lr: float = 0.0  # Adam, constant; 0: chosen from the number of steps, see `search.pace`
     alpha_weight_decay: float = 0.0  # of alpha
     schedule: str = field(
         default="geometric", metadata={"key": "SEARCH.TEMPERATURE.SCHEDULE"}
