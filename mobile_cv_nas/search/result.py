@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class SearchResult:
         training: of the child; None where it was not trained.
         seconds: of the search, and of training and test, in this process.
         entropy: of the alphas, mean and normalised: 1 undecided, 0 decided.
+        facts: costs of the target and of the limits: expected, of the child, and measured; see `facts.cost_facts`.
         targets: of a search for several targets, the result of each, in a folder of its own; arch, cost, goal, derived and training
             are then None here.
     """
@@ -44,6 +46,7 @@ class SearchResult:
     training: TrainResult | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
     entropy: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[SearchResult, ...] = ()
 
     def model(self) -> Model:
@@ -60,6 +63,7 @@ class SearchResult:
         found |= {"macs": self.cost.macs, "params": self.cost.params} if self.cost is not None else {}
         return {
             **found,
+            **self.facts,
             "objective": self.goal.objective,
             "target": self.goal.target,
             "derived": self.derived.how,
