@@ -60,6 +60,7 @@ _C.SEARCH.STRATEGY = "dmasking"  # how the space is searched
 _C.SEARCH.OBJECTIVE = "macs"  # macs | params: the cost that TARGET limits
 _C.SEARCH.TARGET = 400_000.0  # multiply-adds or parameters the derived network shall have; 60M, 400k and 60e6 will do
 _C.SEARCH.TARGETS = []  # several targets in place of TARGET, [50M, 100M, 200M]: a network each from one search, with shared weights
+_C.SEARCH.TARGET_CLASSES = 0  # of the network that TARGET is of, where the searched images have fewer classes; 0: as many as these
 _C.SEARCH.COST_WEIGHT = 1.0  # of |cost / target - 1| beside the cross-entropy
 _C.SEARCH.EPOCHS = 30  # each trains the weights, then alpha
 _C.SEARCH.BATCH_SIZE = 64  # images a step, over all processes and ACCUMULATE

@@ -11,6 +11,7 @@ class SearchOptions:
 
     target: float = 400_000.0  # multiply-adds or parameters the derived network shall have
     targets: tuple[float, ...] = ()  # several targets in place of one: they share the weights, and each has alphas of its own
+    target_classes: int = 0  # of the network that the target is of, where the searched images have fewer; 0: as many as these
     objective: str = "macs"  # macs | params: the cost that target limits
     strategy: str = "dmasking"  # one of search.strategies.STRATEGIES
     cost_weight: float = 1.0  # of |cost / target - 1| beside the cross-entropy
