@@ -49,7 +49,7 @@ setup(
     # mobile_cv_nas/model_zoo and mobile_cv_nas/configs are links to the top-level folders of those names.
     package_dir=PACKAGE_DIR,
     packages=PACKAGES,
-    package_data={"": ["*.yaml", "**/*.yaml", "**/*.safetensors", "*.j2", "py.typed"]},
+    package_data={"": ["*.yaml", "**/*.yaml", "latency/*.json", "**/*.safetensors", "*.j2", "py.typed"]},
     include_package_data=False,
     install_requires=[
         "torch>=2.6",

@@ -18,7 +18,8 @@ import torch
 from ..data.loader import Loader
 from ..errors import InputError
 from .checkpoint import check_fingerprint, load_latest, save_checkpoint
-from .progress import MetricsLog, epoch_line, progress_bar
+from .memory import memory_error
+from .progress import Lines, MetricsLog, progress_bar
 from .randomness import rng_state, set_rng_state
 from .run_folder import CHECKPOINTS
 from .runtime import Runtime, count_skipped
@@ -65,6 +66,7 @@ class Work(Protocol):
     section: str  # of its keys, for errors: TRAIN or SEARCH
     epochs: int
     on_nan: str  # stop | skip
+    extends: bool  # a finished run may go on for more epochs than it had
 
     @property
     def phases(self) -> Sequence[Any]:
@@ -138,27 +140,33 @@ class Loop:
         """Goes on from where it is; whether the run is complete (False: stopped on request, state saved).
 
         A step that has begun is finished. Raises NotFinite, which names step, learning rate and term; the state before that step
-        has been saved.
+        has been saved; and OutOfMemory, which names the keys that help.
         """
         self._log = MetricsLog(self.folder, self.runtime.main, self._position, self.steps_done)
         bar = progress_bar(self.runtime, self.total_steps, self.steps_done, self.work.name)
+        lines = Lines(self.runtime, bar, self.total_steps, self.steps_done)
         try:
             while self.epoch < self.work.epochs:
                 if self.runtime.sum([stop.requested])[0]:
                     self.save()
                     return False
-                if not self._run_epoch(stop, bar):
+                if not self._run_epoch(stop, bar, lines):
                     return False
-                self._end_epoch()
+                self._end_epoch(lines)
                 stop.saved()
             return True
+        except (RuntimeError, MemoryError) as error:
+            told = memory_error(error, self.work.section)
+            if told is None:
+                raise
+            raise told from error
         finally:
             self._position = self._log.position
             bar.close()
             self._log.close()
             self._log = None
 
-    def _run_epoch(self, stop: StopRequest, bar: Any) -> bool:
+    def _run_epoch(self, stop: StopRequest, bar: Any, lines: Lines) -> bool:
         """The rest of an epoch; False if it was stopped, after saving."""
         while self.phase < len(self.work.phases):
             phase = self.work.phases[self.phase]
@@ -166,7 +174,7 @@ class Loop:
                 with contextlib.closing(self._batches(phase)) as batches:
                     for parts in batches:
                         flags = self._run_step(phase, parts, stop)
-                        self._show(bar)
+                        self._show(bar, lines)
                         if flags[0] or flags[1]:
                             self.save()
                             stop.saved()
@@ -222,18 +230,19 @@ class Loop:
             f"{self.work.section}.ON_NAN skip, or start again with a lower {phase.rate_key}"
         )
 
-    def _show(self, bar: Any) -> None:
+    def _show(self, bar: Any, lines: Lines) -> None:
         if not bar.disable:
             bar.set_postfix_str(self.work.status(self), refresh=False)
         bar.update()
+        lines.step(self.steps_done, lambda: self.work.status(self))
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, lines: Lines) -> None:
         record, line = self.work.end_epoch(self)
         self.epoch, self.phase, self.step = self.epoch + 1, 0, 0
         self.totals = [{} for _ in self.work.phases]
         assert self._log is not None
         self._log.write(self.steps_done, **record)
-        epoch_line(self.runtime, line)
+        lines.epoch(line)
         if self.callback is not None and self.runtime.main:
             self.callback(record)
         self.save()
@@ -260,11 +269,22 @@ class Loop:
         }
         save_checkpoint(self.folder / CHECKPOINTS, state, self.steps_done, self.runtime.options.keep)
 
+    def _extended(self, mark: dict[str, Any], done: int) -> dict[str, Any]:
+        """The mark of a saved run; where it was finished, and may go on for more epochs, with the number of those there are now."""
+        key = f"{self.work.section}.EPOCHS"
+        before, now = mark.get(key), self.work.epochs
+        if not self.work.extends or before != done or now <= done or key not in self.mark:
+            return mark
+        _LOG.warning(
+            "%s: finished after %d epochs; going on to %d, at the learning rates that the longer run has there", self.folder, done, now
+        )
+        return {**mark, key: self.mark[key]}
+
     def restore(self) -> None:
         """Goes back to the newest checkpoint. Raises CheckpointError if there is none, or it is of another run."""
         folder = self.folder / CHECKPOINTS
         state = load_latest(folder)
-        check_fingerprint(state["mark"], self.mark, folder)
+        check_fingerprint(self._extended(state["mark"], state["place"][0]), self.mark, folder)
         self.work.load_state_dict(state["work"])
         for phase, saved in zip(self.work.phases, state["steppers"], strict=True):
             phase.stepper.load_state_dict(saved)

@@ -177,7 +177,7 @@ def derive_more(search: SearchRun, saved: SavedSearch, count: int = 5, epochs: i
     o = search.options
     candidates = draw_candidates(saved.space, supernet.probabilities(), goal, o.draws, search.recipe.seed)
     compared = _with_argmax(supernet, goal, candidates)[: max(count, o.candidates)]
-    images = search.batches(supernet, search.data.val, search.recipe.train.eval_batch_size)
+    images = search.batches(supernet, search.judges(), search.recipe.train.eval_batch_size)
     scores = score_candidates(supernet, compared, search.task, search.calibration(supernet), images)
     order = sorted(range(len(compared)), key=lambda i: (*(-value for value in scores[i]), i))[:count]
     found = tuple(

@@ -34,13 +34,13 @@ METRICS = "metrics.jsonl"
 _LEFT = ("arch.yaml", SEARCH, FRONT, "arch.png", "alphas.png", "curves.png", "front.png", "config.yaml", METRICS, RESULT, ABOUT, REPORT)
 
 
-def prepare(folder: Path, resume: bool, names: Sequence[str], configs: Mapping[str, str]) -> bool:
+def prepare(folder: Path, resume: bool, names: Sequence[str], configs: Mapping[str, str], overwrite: bool = False) -> bool:
     """Prepares a folder for a search for the named targets; whether the run goes on from a checkpoint.
 
     The folders of the targets of an earlier, finished search are removed with the rest of it.
     """
     earlier = _names_of(folder)
-    goes_on = open_run(folder, resume)
+    goes_on = open_run(folder, resume, overwrite)
     if not goes_on:
         for name in {"", *earlier, *names}:
             empty(folder / name)

@@ -29,6 +29,7 @@ class SearchResult:
         supernet: as it was trained.
         training: of the child; None where it was not trained.
         seconds: of the search, and of training and test, in this process.
+        entropy: of the alphas, mean and normalised: 1 undecided, 0 decided.
         targets: of a search for several targets, the result of each, in a folder of its own; arch, cost, goal, derived and training
             are then None here.
     """
@@ -42,6 +43,7 @@ class SearchResult:
     supernet: Supernet | None = None
     training: TrainResult | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
+    entropy: float | None = None
     targets: tuple[SearchResult, ...] = ()
 
     def model(self) -> Model:
@@ -72,4 +74,5 @@ class SearchResult:
             "derived": self.derived.how,
             "candidates_within": self.derived.within,
             "candidates_compared": self.derived.compared,
+            "entropy": self.entropy,
         }

@@ -19,7 +19,7 @@ from ..data.data_set import Data, Split
 from ..data.digest import data_digest
 from ..engine.about import about_run
 from ..engine.loop import Loop
-from ..engine.run_folder import CHECKPOINTS, RunFolder, fingerprint
+from ..engine.run_folder import CHECKPOINTS, RunFolder, check_free, fingerprint
 from ..engine.runtime import Runtime, start_runtime
 from ..engine.stop import StopRequest
 from ..errors import InputError, listed, require
@@ -29,6 +29,7 @@ from ..report.run import CHILD
 from ..report.space import find_space
 from ..tasks.build import make_task
 from ..tasks.task import LossOptions, Task
+from ..training.check import check_training
 from ..training.options import Recipe, changed
 from ..training.trainer import Trainer, TrainResult, data_for, training_task
 from .derive import Derived, derive_arch, inherited_child
@@ -58,6 +59,7 @@ def search(
     loss: Callable[[Any, Any], Tensor] | None = None,
     callback: Callback | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> SearchResult:
     """Searches a space on some images, derives an arch near the target, trains it and tests it; all of it is left in a folder.
@@ -68,14 +70,15 @@ def search(
             `train` alone; `val` validates the child, and `test` tests it.
         target: what the arch shall cost: "60e6 macs", "4M params", or a number of MACs; 400,000 MACs if nothing is said.
         strategy: of `search.strategies`.
-        output: the folder, made if missing; an unfinished run in it is not replaced.
+        output: the folder, made if missing; a run in it, finished or not, is not replaced.
         recipe: everything beside the search: TrainOptions (of the child), DataOptions, HeadOptions, RuntimeOptions, seed.
         targets: several such, in place of `target`: one search with shared weights gives a network for each, in a folder of its own.
         child: how the child is trained: changes to the recipe's TrainOptions, such as {"epochs": 20}; False does not train it.
         classes: names of the classes, where the Dataset has no `classes`.
         loss: (outputs, labels) to the mean loss of a batch, in place of the task's own; of the search and the child's training.
         callback: called with the record of each epoch, a dict.
-        resume: go on from the newest checkpoint in the folder.
+        resume: go on from the newest checkpoint in the folder; the child of a finished search, for more epochs if it is given more.
+        overwrite: replace a run in the folder.
         options: fields of SearchOptions: epochs=30, sharing="full", ...
 
     Returns:
@@ -92,7 +95,7 @@ def search(
     data = data_for(recipe, train, val, test, classes)
     found = space if isinstance(space, SearchSpace) else find_space(space)
     run = SearchRun(found, data, chosen, recipe, loss=loss)
-    return run.run(output, resume, train_child=child is not False, callback=callback)
+    return run.run(output, resume, train_child=child is not False, callback=callback, overwrite=overwrite)
 
 
 def _aims(target: str | float | None, targets: Sequence[str | float]) -> dict[str, Any]:
@@ -153,6 +156,7 @@ class SearchRun:
         train_child: bool = True,
         callback: Callback | None = None,
         configs: Mapping[str, str] | None = None,
+        overwrite: bool = False,
     ) -> SearchResult:
         """The whole of it, into a folder; see `search`. `stop` is asked between steps; without it signals are.
 
@@ -160,15 +164,20 @@ class SearchRun:
         """
         runtime = self.runtime
         require("jinja2", "search")
+        if train_child:
+            small = self.space.smallest(head=next(iter(self.goals.values())).head)  # a child with the smallest maps
+            check_training(self.child_task.child(small), small, self.data, self.recipe, runtime)
         with contextlib.ExitStack() as stack:
             folder, goes_on = Path(output).expanduser(), False
             if runtime.main:
                 folder = stack.enter_context(RunFolder(output))
-                goes_on = prepare(folder, resume, list(self.goals), configs or {})
+                check_free(folder, resume, overwrite)
+            searcher = Searcher(self.space, self.task, self.data, self.goals, self.options, self.recipe, runtime)
+            if runtime.main:  # an earlier run is removed only when this one can begin
+                goes_on = prepare(folder, resume, list(self.goals), configs or {}, overwrite)
             goes_on = runtime.gather(goes_on)[0]
             stop = stop or stack.enter_context(StopRequest(runtime.options.minutes))
             start = time.monotonic()
-            searcher = Searcher(self.space, self.task, self.data, self.goals, self.options, self.recipe, runtime)
             loop = self._loop(searcher, folder, callback)
             derived = self._search(searcher, loop, stop, goes_on)
             if derived is None:
@@ -180,7 +189,8 @@ class SearchRun:
                 if trained is not None and not trained.finished:
                     return SearchResult(folder)
                 cost = self.child_cost(one.arch)
-                found.append(SearchResult(folder / turn.name, True, one.arch, cost, turn.goal, one, searcher.supernet, trained))
+                result = SearchResult(folder / turn.name, True, one.arch, cost, turn.goal, one, searcher.supernet, trained)
+                found.append(replace(result, entropy=turn.strategy.entropy()))
             seconds = (middle - start, time.monotonic() - middle)
             result = replace(found[0], seconds=seconds)
             if len(found) > 1:
@@ -225,9 +235,19 @@ class SearchRun:
             save_search(loop.folder, searcher.supernet, targets, self.task, self.options, self.recipe, digest)
         return found
 
+    def judges(self) -> Split:
+        """The images that candidates are compared on: never those whose scores are reported as a test.
+
+        Without test images the validation images are what is reported; then they are of the training images from which the alphas, and no
+        weight, learnt.
+        """
+        if self.data.test is not None:
+            return self.data.val
+        return self.data.train.halves(self.options.alpha_fraction, self.recipe.seed)[1].spread(len(self.data.val))
+
     def _derive(self, supernet: Supernet, goal: Goal) -> Derived:
         o = self.options
-        images = self.batches(supernet, self.data.val, self.recipe.train.eval_batch_size)
+        images = self.batches(supernet, self.judges(), self.recipe.train.eval_batch_size)
         return derive_arch(supernet, goal, self.task, self.calibration(supernet), images, o.draws, o.candidates, self.recipe.seed)
 
     def train_child(

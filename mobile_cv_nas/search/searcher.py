@@ -17,6 +17,7 @@ from ..data.build import build_loader
 from ..data.data_set import Data, DataError
 from ..data.loader import Loader, derive_seed
 from ..engine.loop import Loop
+from ..engine.one_image import check_one_image
 from ..engine.progress import short
 from ..engine.randomness import seed_everything
 from ..engine.runtime import Runtime
@@ -27,6 +28,7 @@ from ..tasks.task import SupernetOptions, Task
 from ..training.options import Recipe
 from .goal import Goal
 from .options import SearchOptions
+from .pace import paced
 from .strategies import STRATEGIES
 
 _EVERY = 5  # steps between updates of the numbers beside the bar
@@ -111,7 +113,7 @@ class Searcher:
         strategy: how the first is searched for.
     """
 
-    name, section = "search", "SEARCH"
+    name, section, extends = "search", "SEARCH", False
 
     def __init__(
         self,
@@ -123,6 +125,7 @@ class Searcher:
         recipe: Recipe,
         runtime: Runtime,
     ):
+        options = paced(options, data.train, recipe.seed, runtime.main)
         self.space, self.task, self.options, self.runtime = space, task, options, runtime
         self.epochs, self.on_nan = options.epochs, options.on_nan
         seed_everything(recipe.seed)
@@ -133,6 +136,10 @@ class Searcher:
         self.strategy = self.turns[0].strategy
         halves = data.train.halves(options.alpha_fraction, recipe.seed)
         per_rank, parts = runtime.batch_size(options.batch_size), runtime.options.accumulate
+        if per_rank == 1:
+            small = space.smallest(head=self.turns[0].goal.head)  # the smallest maps
+            child = task.child(small).network(small)
+            check_one_image(child, lambda: task.child(small).count(child, small), runtime, "SEARCH", options.batch_size)
         self.phases: list[SearchPhase] = []
         self.loaders: list[Loader] = []
         for i, (name, half) in enumerate(zip(self.strategy.steppers, halves)):
@@ -163,12 +170,11 @@ class Searcher:
             phase, totals = self.phases[loop.phase], self._means(loop, loop.phase)
             turn = phase.turn
             turn.take()
-            costs = turn.strategy.costs()
-            numbers = [totals["cost"] or 0.0, costs["cost_expected"], costs["cost_argmax"]]
-            tau = turn.strategy.temperature(loop.epoch)
+            costs, tau = turn.strategy.costs(), turn.strategy.temperature(loop.epoch)
             self._shown = (
-                f"{phase.name} loss {totals['loss'] or 0:.3f} acc {totals['right'] or 0:.3f} tau {tau:.2f} "
-                f"{turn.goal.objective} {'/'.join(short(cost) for cost in numbers)} H {turn.strategy.entropy():.2f}"
+                f"acc {totals['right'] or 0:.3f} {turn.goal.objective} {short(costs['cost_argmax'])} of {short(turn.goal.target)} "
+                f"H {turn.strategy.entropy():.2f} tau {tau:.2f} {phase.name} loss {totals['loss'] or 0:.3f} "
+                f"sampled {short(totals['cost'] or 0.0)} expected {short(costs['cost_expected'])}"
             )
         return self._shown
 

@@ -21,6 +21,8 @@ SETTINGS = [
     {"DATA.DATASET": "imagefolder"},
     {"DATA.DATASET": "imagefolder", "DATA.AUGMENT": "randaugment"},
     {"TRAIN.OPTIMIZER": "rmsprop"},
+    {"TRAIN.INIT": "inherit"},
+    {"TRAIN.INIT": "inherit", "TRAIN.QAT": True},
     {"SEARCH.TEMPERATURE.SCHEDULE": "paper"},
     {"EXPORT.FORMATS": "[onnx]"},
     {"EXPORT.FORMATS": "[onnx]", "EXPORT.INT8": True},
