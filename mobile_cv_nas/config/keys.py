@@ -62,6 +62,7 @@ _C.SEARCH.OBJECTIVE = "macs"  # macs | params | latency (TABLE's milliseconds) |
 _C.SEARCH.TARGET = 400_000.0  # what the derived network shall cost; 60M, 400k and 60e6 will do, and 8 ms or 256 kB, which say the objective
 _C.SEARCH.TABLE = ""  # of latency: a table's file, relative to the config file, or the name of a shipped one
 _C.SEARCH.LIMITS = []  # at most so much of other costs: {macs: 60M, params: 4M, latency: 8 ms}
+_C.SEARCH.TARGET_CLASSES = 0  # of the network that TARGET is of, where the searched images have fewer classes; 0: as many as these
 _C.SEARCH.COST_WEIGHT = 1.0  # of |cost / target - 1| beside the cross-entropy
 _C.SEARCH.EPOCHS = 30  # each trains the weights, then alpha
 _C.SEARCH.BATCH_SIZE = 64  # images a step, over all processes and ACCUMULATE

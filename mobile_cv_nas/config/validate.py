@@ -90,6 +90,7 @@ DISABLED = (
         "SEARCH.TEMPERATURE.SCHEDULE",
         "use geometric",
     ),
+    Rule(("SEARCH.TARGET_CLASSES",), lambda c, _: c.HEAD.NAME != "", "HEAD.NAME", "it is for a classifier", (0,)),
     Rule(("HEAD.INPUT_SIZE",), _not_head(*DETECTORS, *SEGMENTERS), "HEAD.NAME", "name a head"),
     Rule(("HEAD.CHANNELS", "HEAD.FROZEN_STAGES", "HEAD.FROZEN_NORM"), _not_head(*DETECTORS, *SEGMENTERS), "HEAD.NAME", "name a head", (0,)),
     Rule(("HEAD.STRIDES",), _not_head(*DETECTORS), "HEAD.NAME", "it is for a detector", ([],)),

@@ -54,7 +54,8 @@ NETWORKS = "networks.yaml"
 
 @dataclass(frozen=True)
 class Ranked:
-    """A network near the target: its exact cost, its score with inherited weights, and its log-probability under the alphas."""
+    """A network near the target: its exact cost, with the classes that the target is of; its score with inherited weights; and its
+    log-probability under the alphas."""
 
     arch: ArchDef
     cost: Cost
@@ -204,7 +205,7 @@ def train_derived(
     if not trained.finished:
         return SearchResult(folder)
     spent = (seconds, time.monotonic() - start)
-    result = SearchResult(folder, True, best.arch, found.networks[0].cost, found.goal, best, found.supernet, trained, spent)
+    result = SearchResult(folder, True, best.arch, search.child_cost(best.arch), found.goal, best, found.supernet, trained, spent)
     if search.runtime.main:
         best.arch.save(folder / "arch.yaml")
         draw_arch(best.arch, folder / "arch.png")

@@ -15,6 +15,7 @@ class SearchOptions:
     objective: str = "macs"  # macs | params | latency | memory, or one that was registered: the cost that target limits
     table: Any = ""  # of latency: a file of tools/latency.py, the name of a shipped one, or a LatencyTable
     limits: Any = ()  # at most so much of other costs: {"macs": "60M", "params": "4M"}, or "macs: 60M", ...
+    target_classes: int = 0  # of the network that the target is of, where the searched images have fewer; 0: as many as these
     strategy: str = "dmasking"  # one of search.strategies.STRATEGIES
     cost_weight: float = 1.0  # of |cost / target - 1| beside the cross-entropy
     epochs: int = 30  # each trains the weights, then alpha

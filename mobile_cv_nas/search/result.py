@@ -24,7 +24,7 @@ class SearchResult:
         folder: where everything is.
         finished: False where it was stopped on request; its state is saved, and the rest of this is None.
         arch: that was found.
-        cost: exact, of its network.
+        cost: exact, of its network, with the classes of the images.
         goal: what it was searched for.
         derived: how the arch was derived.
         supernet: as it was trained.
@@ -53,6 +53,13 @@ class SearchResult:
         """The trained child; of a search for several targets take one of `targets`."""
         return load(self.folder)
 
+    @property
+    def counted(self) -> float | None:
+        """The cost in the units of the target with the classes that it is of, where the images have another number; else None."""
+        if self.goal is None or self.arch is None or self.supernet is None or self.goal.head == self.supernet.head_def:
+            return None
+        return self.goal.cost(self.supernet.space, self.arch)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as result.json has them."""
         if self.targets:
@@ -61,9 +68,11 @@ class SearchResult:
             return {"finished": False, "folder": str(self.folder)}
         found: dict[str, Any] = dict(self.training.to_dict()) if self.training is not None else {"finished": True}
         found |= {"macs": self.cost.macs, "params": self.cost.params} if self.cost is not None else {}
+        if self.counted is not None:
+            found |= {"target_classes": self.goal.head.num_classes, "counted": self.counted}
         return {
-            **found,
             **self.facts,
+            **found,  # the costs of the child, where the target is of a network with other classes
             "objective": self.goal.objective,
             "target": self.goal.target,
             "derived": self.derived.how,

@@ -25,6 +25,7 @@ from ..engine.runtime import Runtime, start_runtime
 from ..engine.stop import StopRequest
 from ..errors import InputError, listed, require
 from ..networks.supernet import Supernet
+from ..nn.shapes import Cost
 from ..report.run import CHILD
 from ..report.space import find_space
 from ..tasks.build import make_task
@@ -35,7 +36,7 @@ from ..training.trainer import Trainer, TrainResult, data_for, training_task
 from .derive import Derived, derive_arch, inherited_child
 from .facts import cost_facts
 from .folder import prepare, write_results, write_target
-from .goal import Goal, check_target, each_target, parse_target
+from .goal import Goal, check_target, counted_head, each_target, parse_target
 from .objective import with_table
 from .options import SearchOptions
 from .result import SearchResult
@@ -148,7 +149,7 @@ class SearchRun:
         losses = LossOptions(own=loss, seed=recipe.seed)
         self.task: Task = make_task(data.classes, recipe.head, recipe.data.mean, recipe.data.std, losses)
         self.child_task = training_task(data, recipe, loss)
-        head, named = self.task.head_def(space), source or space.name or "the space"
+        head, named = counted_head(self.task.head_def(space), options), source or space.name or "the space"
         self.goals = {name: check_target(one, space, head, self.task.in_channels, named) for name, one in each_target(options).items()}
         self.runtime: Runtime = start_runtime(recipe.runtime)
 
@@ -192,7 +193,7 @@ class SearchRun:
                 trained = self.train_child(searcher.supernet, one.arch, folder / turn.name / CHILD, stop, callback) if train_child else None
                 if trained is not None and not trained.finished:
                     return SearchResult(folder)
-                cost = self.space.cost(one.arch, in_channels=self.task.in_channels, head=turn.goal.head)
+                cost = self.child_cost(one.arch)
                 result = SearchResult(folder / turn.name, True, one.arch, cost, turn.goal, one, searcher.supernet, trained)
                 facts = cost_facts(turn.goal, searcher.supernet, one.arch, partial(self._child, one.arch)) if runtime.main else {}
                 found.append(replace(result, entropy=turn.strategy.entropy(), facts=facts))
@@ -270,6 +271,10 @@ class SearchRun:
     def _child(self, arch: ArchDef) -> nn.Module:
         """The network of an arch, untrained."""
         return self.child_task.child(arch).network(arch).eval()
+
+    def child_cost(self, arch: ArchDef) -> Cost:
+        """Exact, of the child that is trained, with the classes of the images."""
+        return self.space.cost(arch, in_channels=self.task.in_channels, head=self.task.head_def(self.space))
 
     def calibration(self, supernet: Supernet) -> list[Any]:
         """Random training images in batches, at the largest input size, that renew norm statistics."""
