@@ -103,7 +103,8 @@ def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.kind in ("python", "sh") for block in blocks(page))])
 def test_the_blocks_of_a_page_run_from_top_to_bottom(page: str, here: Path) -> None:
-    names: dict[str, Any] = {"__name__": "__main__", "picture": Image.open("cat.jpg")}
+    with Image.open("cat.jpg") as picture:
+        names: dict[str, Any] = {"__name__": "__main__", "picture": picture.convert("RGB")}
     for block in blocks(page):
         if block.kind == "python" and block.run:
             exec(compile("\n" * int(block.where.split(":")[1]) + block.code, page, "exec"), names)

@@ -60,3 +60,18 @@ def test_fine_tuning_and_export(run, tmp_path):
 
 def test_a_feature_pyramid(run):
     assert "p5: stride 32" in run("fpn", "FBNetV2_F1")
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells), "it is kept without outputs"
+    monkeypatch.setenv("EPOCHS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    NotebookClient(notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert {"image/png", "text/html"} <= kinds  # figures, and the tables of space and arch
+    assert any("is 1" in output.get("text", "") or "probability" in output.get("text", "") for output in outputs)
