@@ -55,6 +55,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """Where its weights are; the CPU for a file of another runtime."""
         return next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
 
     def __repr__(self) -> str:
