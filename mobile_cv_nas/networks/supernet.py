@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -107,6 +108,10 @@ class Supernet(nn.Module):
     def select(self, arch: ArchDef) -> None:
         """One-hot gates at an arch of the space; only its candidates, widths and input size are then run. Raises ArchError."""
         self.table.select(self.space.encode(arch))
+
+    def choose(self, picks: Mapping[str, int]) -> None:
+        """As `select`, from the index of an option for every choice."""
+        self.table.select(picks)
 
     def reset(self) -> None:
         """Back to the noise-free softmax of the alphas."""

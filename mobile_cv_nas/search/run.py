@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,75 +16,31 @@ import torch
 from torch import Tensor
 
 from ..arch import ArchDef, SearchSpace
-from ..data.build import build_loader
-from ..data.data_set import Data, Split
+from ..data.data_set import Data
 from ..engine.loop import Loop
 from ..engine.run_folder import CHECKPOINTS, RunFolder, fingerprint, open_run, write_result
 from ..engine.runtime import Runtime, start_runtime
 from ..engine.stop import StopRequest
+from ..errors import InputError
 from ..files import atomic_open
-from ..networks.supernet import Supernet
-from ..nn.shapes import Cost
+from ..model_zoo.builder import find_arch
 from ..report.network import draw_arch
 from ..report.search import draw_alphas, draw_curves
 from ..report.space import find_space
 from ..tasks.build import make_task
-from ..tasks.model import Model, load
 from ..tasks.task import LossOptions, Task
 from ..training.options import Recipe, changed
 from ..training.trainer import Trainer, TrainResult, data_for, training_task
-from .derive import Derived, derive_arch, inherited_child
-from .goal import Goal, check_target, parse_target
+from .derive import Derived
+from .goal import check_target, parse_target
+from .judge import Stopped
+from .measure import FINALISTS, Measure
 from .options import SearchOptions
+from .result import SearchResult
 from .searcher import Searcher
+from .strategies import NO_SUPERNET
 
 Callback = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search ends with.
-
-    Attributes:
-        folder: where everything is.
-        finished: False where it was stopped on request; its state is saved, and the rest of this is None.
-        arch: that was found.
-        cost: exact, of its network.
-        goal: what it was searched for.
-        derived: how the arch was derived.
-        supernet: as it was trained.
-        training: of the child; None where it was not trained.
-        seconds: of the search, and of training and test, in this process.
-    """
-
-    folder: Path
-    finished: bool = False
-    arch: ArchDef | None = None
-    cost: Cost | None = None
-    goal: Goal | None = None
-    derived: Derived | None = None
-    supernet: Supernet | None = None
-    training: TrainResult | None = None
-    seconds: tuple[float, float] = (0.0, 0.0)
-
-    def model(self) -> Model:
-        """The trained child."""
-        return load(self.folder)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as result.json has them."""
-        if not self.finished or self.goal is None or self.derived is None:
-            return {"finished": False, "folder": str(self.folder)}
-        found: dict[str, Any] = dict(self.training.to_dict()) if self.training is not None else {"finished": True}
-        found |= {"macs": self.cost.macs, "params": self.cost.params} if self.cost is not None else {}
-        return {
-            **found,
-            "objective": self.goal.objective,
-            "target": self.goal.target,
-            "derived": self.derived.how,
-            "candidates_within": self.derived.within,
-            "candidates_compared": self.derived.compared,
-        }
 
 
 def search(
@@ -170,6 +126,9 @@ class SearchRun:
         self.task: Task = make_task(data.classes, recipe.head, recipe.data.mean, recipe.data.std, losses)
         self.child_task = training_task(data, recipe, loss)
         self.goal = check_target(options, space, self.task.head_def(space), self.task.in_channels, source or space.name or "the space")
+        self.given = find_arch(options.arch)[0] if options.arch else None
+        if inherit and options.strategy in NO_SUPERNET:
+            raise InputError(f"TRAIN.INIT: {options.strategy} trains no supernet to inherit from; use scratch")
         self.runtime: Runtime = start_runtime(recipe.runtime)
 
     def run(
@@ -194,68 +153,67 @@ class SearchRun:
             goes_on = runtime.gather(goes_on)[0]
             stop = stop or stack.enter_context(StopRequest(runtime.options.minutes))
             start = time.monotonic()
-            searcher = Searcher(self.space, self.task, self.data, self.goal, self.options, self.recipe, runtime)
-            derived = self._search(searcher, folder, stop, goes_on, callback)
-            if derived is None:
+            searcher = Searcher(self.task, self.data, self.goal, self.options, self.recipe, runtime, self.space, self.given)
+            measure = Measure(searcher, self.data, self.recipe, self.child_task, folder)
+            found = self._search(searcher, measure, stop, goes_on, callback)
+            if found is None:
                 return SearchResult(folder)
+            derived, spent = found
             middle, trained = time.monotonic(), None
             if train_child:
-                trained = self._train(searcher, derived.arch, folder / "child", stop, callback)
+                trained = self._train(measure, derived.arch, folder / "child", stop, callback)
                 if not trained.finished:
                     return SearchResult(folder)
             cost = self.space.cost(derived.arch, in_channels=self.task.in_channels, head=self.goal.head)
             seconds = (middle - start, time.monotonic() - middle)
-            result = SearchResult(folder, True, derived.arch, cost, self.goal, derived, searcher.supernet, trained, seconds)
+            result = SearchResult(folder, True, derived.arch, cost, self.goal, derived, searcher.supernet, trained, seconds, spent)
             if runtime.main:
                 write_result(folder, result.to_dict())
             return result
 
-    def _search(self, searcher: Searcher, folder: Path, stop: StopRequest, resume: bool, callback: Callback | None) -> Derived | None:
-        """Searches, or goes on, and derives an arch; None if stopped on request. Leaves metrics, arch, supernet, figures."""
+    def _search(
+        self, searcher: Searcher, measure: Measure, stop: StopRequest, resume: bool, callback: Callback | None
+    ) -> tuple[Derived, dict[str, int]] | None:
+        """Searches, or goes on, and derives an arch; None if stopped on request. Leaves metrics, arch, supernet, figures.
+
+        With the arch comes what the search has spent, as `SearchResult` names it.
+        """
         parts = {"kind": "search", "space": json.dumps(self.space.to_dict()), "processes": self.runtime.world, "SEED": self.recipe.seed}
         recipe = self.recipe
         sections = {"data": recipe.data, "search": self.options, "head": recipe.head, "runtime": recipe.runtime}
-        loop = Loop(searcher, folder, self.runtime, fingerprint(parts, **sections), callback)
+        loop = Loop(searcher, measure.folder, self.runtime, fingerprint(parts, **sections), callback)
         if resume:
             loop.restore()
         if not loop.run(stop):
             return None
         if "derived" not in loop.results:
-            derived = self._derive(searcher)
+            judge = measure.judge(loop, stop)
+            try:
+                derived = searcher.strategy.propose(judge)
+            except Stopped:
+                return None
             loop.results["derived"] = {**vars(derived), "arch": derived.arch.to_dict()}
             loop.save()
             stop.saved()
         else:
             derived = Derived(**{**loop.results["derived"], "arch": ArchDef.parse(loop.results["derived"]["arch"])})
         if self.runtime.main:
-            self._write(searcher, folder, derived)
-        return derived
+            self._write(searcher, measure.folder, derived)
+        judged, own = loop.results["judged"], searcher.spent
+        return derived, {
+            "search_images": round(own["images"]) + judged["trained_images"],
+            "search_macs": round(own["macs"]) + judged["trained_macs"],
+            "judged_images": judged["judged_images"],
+            "judged_macs": judged["judged_macs"],
+        }
 
-    def _derive(self, searcher: Searcher) -> Derived:
-        o, supernet = self.options, searcher.supernet
-        images = self._batches(supernet, self.data.val, self.recipe.train.eval_batch_size)
-        return derive_arch(supernet, self.goal, self.task, self._calibration(supernet), images, o.draws, o.candidates, self.recipe.seed)
-
-    def _train(self, searcher: Searcher, arch: ArchDef, folder: Path, stop: StopRequest, callback: Callback | None) -> TrainResult:
+    def _train(self, measure: Measure, arch: ArchDef, folder: Path, stop: StopRequest, callback: Callback | None) -> TrainResult:
         weights = None
         if self.inherit:
-            child = inherited_child(searcher.supernet, arch, self.task, self._calibration(searcher.supernet))
-            weights = {name: value.cpu() for name, value in child.state_dict().items()}
+            weights = {name: value.cpu() for name, value in measure.inherited(arch).state_dict().items()}
         goes_on = (folder / CHECKPOINTS).is_dir()
         trainer = Trainer(self.child_task.child(arch), arch, self.data, self.recipe, self.runtime, weights)
         return trainer.run(folder, goes_on, stop, callback)
-
-    def _calibration(self, supernet: Supernet) -> list[Any]:
-        """Random training images in batches, at the largest input size, that renew norm statistics."""
-        count = min(self.options.recalibration_images, len(self.data.train))
-        size = min(64, count)
-        return [images for images, _ in self._batches(supernet, self.data.train, size, count // size)]
-
-    def _batches(self, supernet: Supernet, split: Split, size: int, train: int | None = None) -> _Batches:
-        """Batches of a split on the supernet's device; `train` random ones, or all in order."""
-        side = supernet.space.max_input_size
-        loader = build_loader(self.recipe.data, split, side, size, train is not None, seed=self.recipe.seed)
-        return _Batches(loader, self.runtime, train)
 
     def _write(self, searcher: Searcher, folder: Path, derived: Derived) -> None:
         derived.arch.save(folder / "arch.yaml")
@@ -266,29 +224,20 @@ class SearchRun:
             torch.save(content, file)
         records = read_records(folder)
         draw_arch(derived.arch, folder / "arch.png")
-        draw_alphas(self.space.choices, records, folder / "alphas.png")
+        if not records:
+            return
+        if "probabilities" in records[0]:
+            draw_alphas(self.space.choices, records, folder / "alphas.png")
         warmup = searcher.strategy.warmup
         draw_curves(records, folder / "curves.png", self.goal.target, self.goal.tolerance, self.goal.unit, warmup)
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """The first batches of a loader, on a device; can be iterated again."""
-
-    loader: Any
-    runtime: Runtime
-    stop: int | None = None
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for images, targets in self.loader.epoch(0, stop=self.stop):
-            yield self.runtime.move(images), self.runtime.move(targets) if isinstance(targets, Tensor) else targets
 
 
 def _prepare(folder: Path, resume: bool) -> bool:
     """Prepares a folder for a search; whether the run goes on from a checkpoint."""
     goes_on = open_run(folder, resume)
     if not goes_on:
-        shutil.rmtree(folder / "child", ignore_errors=True)
+        for name in ("child", FINALISTS):
+            shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("arch.yaml", "search.pt", "arch.png", "alphas.png", "curves.png"):
             (folder / name).unlink(missing_ok=True)
     return goes_on

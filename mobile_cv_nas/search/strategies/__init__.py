@@ -1,14 +1,34 @@
 """How a space is searched: one file a strategy, chosen by `SEARCH.STRATEGY`.
 
 A strategy sets the gates for a step, says what the step updates and with which gradient, and proposes archs; batches, stopping, saving,
-processes, precision, logs and the ranking of candidates are shared.
+processes, precision, logs and the measuring of archs are shared. See `base.Strategy`.
 """
 
 from __future__ import annotations
 
 from fvcore.common.registry import Registry
 
+from ...errors import InputError, did_you_mean
+from .base import Strategy
 from .dmasking import DMasking
+from .one_shot import OneShot
+from .random import RandomSearch
+from .single import Single
 
 STRATEGIES = Registry("STRATEGIES")
-STRATEGIES._do_register("dmasking", DMasking)
+for _name, _kind in {
+    "dmasking": DMasking,
+    "one_shot": OneShot,
+    "random": RandomSearch,
+    "single": Single,
+}.items():
+    STRATEGIES._do_register(_name, _kind)
+
+NO_SUPERNET = ("random", "single")  # these train archs alone
+
+
+def find_strategy(name: str) -> type[Strategy]:
+    """A strategy by its name. Raises InputError, with the nearest name, if there is none."""
+    if name not in STRATEGIES:
+        raise InputError(f"SEARCH.STRATEGY: {name!r} does not exist{did_you_mean(name, [known for known, _ in STRATEGIES], few=12)}")
+    return STRATEGIES.get(name)

@@ -1,0 +1,72 @@
+"""What strategies with alphas have in common: weights and alphas in turn, and archs drawn from softmax(alpha)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...arch import ArchDef
+from ...engine.step import Loss, Stepper
+from ..derive import Derived, derive_arch
+from ..judge import Judge
+from .base import Setting, Strategy
+
+
+class AlphaStrategy(Strategy):
+    """Weights learn by SGD on most of the training images, alphas by Adam on the rest; the latter not in the warm-up."""
+
+    betas = (0.9, 0.999)  # of Adam
+
+    def __init__(self, setting: Setting):
+        super().__init__(setting)
+        self.warmup = round(self.options.warmup_fraction * self.options.epochs)
+        self.steppers = {"weights": self.weight_stepper(), "alphas": self.alpha_stepper()}
+
+    def alpha_stepper(self) -> Stepper:
+        """Adam on the alphas."""
+        o, alphas, fused = self.options, self.supernet.alphas(), self.runtime.device.type == "cuda"
+        adam = torch.optim.Adam(alphas.values(), lr=o.alpha_lr, betas=self.betas, weight_decay=o.alpha_weight_decay, fused=fused)
+        return Stepper({f"alpha of {name}": alpha for name, alpha in alphas.items()}, adam, self.supernet, self.runtime, watched=True)
+
+    def loss(self, phase: str, batch: Any, key: tuple[int, ...]) -> Loss:
+        """The task's loss; for the alphas with the cost term beside it."""
+        found = self.task_loss(batch, key)
+        if phase == "weights":
+            with torch.no_grad():
+                cost = self.supernet.cost()
+            return Loss(found.total, found.images, found.terms, self.counted(found, cost, self.whole_macs))
+        cost = self.supernet.cost()
+        term = self.cost_term(cost)
+        terms = {**found.terms, "cost term": term}
+        return Loss(found.total + term.float(), found.images, terms, self.counted(found, cost, self.whole_macs))
+
+    # -- what is found -----------------------------------------------------------------------------------------------
+
+    def derive(self) -> ArchDef:
+        """The arch that the search would name now."""
+        return self.supernet.derive()
+
+    def propose(self, judge: Judge) -> Derived:
+        return derive_arch(self.supernet, self.goal, judge, self.options.draws, self.options.candidates, self.setting.seed)
+
+    def report(self, epoch: int) -> dict[str, Any]:
+        """Costs, entropy and probabilities."""
+        entropies = self.supernet.entropies()
+        return {
+            **self.costs(),
+            "entropy": self.entropy(),
+            **{f"entropy/{name}": value for name, value in entropies.items()},
+            "probabilities": {name: p.tolist() for name, p in self.supernet.probabilities().items()},
+        }
+
+    @torch.no_grad()
+    def costs(self) -> dict[str, float]:
+        """The cost under the noise-free softmax and that of the argmax."""
+        expected = getattr(self.supernet.expected_cost(), self.goal.objective)
+        return {"cost_expected": float(expected), "cost_argmax": float(self.goal.cost(self.supernet.space, self.derive()))}
+
+    def entropy(self) -> float:
+        """Mean normalised entropy of softmax(alpha)."""
+        values = self.supernet.entropies().values()
+        return sum(values) / len(values) if values else 0.0
