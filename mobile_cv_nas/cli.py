@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .arch import ArchError
-from .config import load_config
+from .config import load_config, own_config
 from .errors import InputError
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]*)*(=.*)?", re.DOTALL)  # what a word looks like that sets one
 
 
 def main(
@@ -24,7 +26,9 @@ def main(
     resumable: bool = True,
     purpose: str = "",
 ) -> int:
-    """Reads `--config-file FILE`, `--resume` (if `resumable`) and KEY VALUE pairs, and calls `run(cfg, args)`.
+    """Reads `--config-file FILE`, `--resume` or `--overwrite` (if `resumable`) and KEY VALUE pairs, and calls `run(cfg, args)`.
+
+    The file may stand alone before the pairs, and so may the model of a test.
 
     Returns the exit code:
     0 done (also after a stop by signal that was saved); 2 bad input, told in one line on stderr; 1 anything else.
@@ -32,10 +36,26 @@ def main(
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", metavar="FILE", help="YAML file of keys; see mobile_cv_nas/config/keys.py")
     if resumable:
-        parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
+        into = parser.add_mutually_exclusive_group()
+        into.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
+        into.add_argument("--overwrite", action="store_true", help="replace the run that OUTPUT_DIR holds, finished or not")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys set after the file: TRAIN.EPOCHS 10 ...")
     args = parser.parse_intermixed_args(argv)
-    return guarded(lambda: run(load_config(args.config_file, args.opts, purpose), args))
+    return guarded(lambda: run(_config(args.config_file, args.opts, purpose), args))
+
+
+def _config(file: str | None, opts: Sequence[str], purpose: str) -> Any:
+    """The configuration of a command line, whose first words may be a config file and, of a test, the model."""
+    words = list(opts)
+    if words and file is None and not _KEY.fullmatch(words[0]) and words[0].lower().endswith((".yaml", ".yml")):
+        file = words.pop(0)
+    if purpose == "test" and words and not _KEY.fullmatch(words[0]):
+        source = words.pop(0)
+        words = [f"MODEL.WEIGHTS={source}", *words]
+        if file is None and (own := own_config(source)) is not None:
+            file = str(own)
+            words = words if source.lower().endswith((".pt", ".pth")) else ["MODEL.ARCH=", *words]  # a model brings its own
+    return load_config(file, words, purpose)
 
 
 def guarded(action: Callable[[], None]) -> int:

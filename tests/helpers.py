@@ -78,7 +78,7 @@ def run_training(cfg: CfgNode, heads: Sequence[str] = ("",)) -> str:
     """What a tool that trains prints."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        train_command(cfg, Namespace(resume=False), heads)
+        train_command(cfg, Namespace(resume=False, overwrite=False), heads)
     return out.getvalue()
 
 
@@ -91,10 +91,16 @@ def trainer_of(
 
 
 def train(
-    cfg: CfgNode, arch: nas.ArchDef, folder: Path, resume: bool = False, stop: StopRequest | None = None, **more: Any
+    cfg: CfgNode,
+    arch: nas.ArchDef,
+    folder: Path,
+    resume: bool = False,
+    stop: StopRequest | None = None,
+    overwrite: bool = False,
+    **more: Any,
 ) -> dict[str, Any]:
     """Trains into a folder that is there, as a config says; the plain result, and the file of the weights."""
-    result = trainer_of(cfg, arch, **more).run(folder, resume, stop)
+    result = trainer_of(cfg, arch, **more).run(folder, resume, stop, overwrite=overwrite)
     return {**result.to_dict(), "weights": str(result.weights)} if result.finished else result.to_dict()
 
 

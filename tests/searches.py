@@ -82,9 +82,9 @@ def loop_of(searcher: Searcher, folder: Path) -> Loop:
     return Loop(searcher, folder, searcher.runtime, {})
 
 
-def search_and_train(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None) -> dict[str, Any]:
+def search_and_train(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None, overwrite: bool = False) -> dict[str, Any]:
     """What tools/search_net.py does; the plain result."""
-    result, _ = search_from(cfg, resume, stop)
+    result, _ = search_from(cfg, resume, stop, overwrite)
     return (
         {**result.to_dict(), "seconds": result.seconds, "weights": str(result.folder / "child" / "model.safetensors")}
         if result.finished

@@ -4,7 +4,8 @@ python tools/test_net.py output/digits [--config-file CONFIG] [KEY VALUE ...]
 python tools/test_net.py --config-file CONFIG MODEL.WEIGHTS output/model.safetensors [KEY VALUE ...]
 python tools/test_net.py --config-file CONFIG MODEL.ARCH FBNetV2_F4 MODEL.WEIGHTS pretrained DATA.ROOT imagenet
 
-A result folder brings the configuration that it was made with; mean, std, resize and classes are always those of the model.
+A result folder, or a file in one, brings the configuration that it was made with. Mean, std, resize and classes are those of the model; of
+a key that says otherwise a warning tells, and it counts.
 """
 
 import sys

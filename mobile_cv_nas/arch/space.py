@@ -111,6 +111,14 @@ class SearchSpace:
             width = one.channels
         return arch_of(layers, self.input_sizes[picks.get("input_size", 0)], self.name)
 
+    def deciding(self, picks: Mapping[str, int]) -> Picks:
+        """Those of the picks on which the arch depends: not the widths of a layer that is skipped."""
+        idle = set()
+        for layer in self.layers:
+            if picks.get(f"{layer.key}.block", 0) == layer.skip:
+                idle |= {f"{layer.key}.channels", f"{layer.key}.hidden"}
+        return {name: index for name, index in picks.items() if name not in idle}
+
     def encode(self, arch: ArchDef) -> Picks:
         """The inverse of `decode`; at a skip the first widths. Raises ArchError, naming what is not in the space."""
         picks, wrong = self._match(arch)

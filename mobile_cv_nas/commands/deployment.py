@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 from yacs.config import CfgNode
 
-from ..data.build import build_data, build_loader
-from ..data.data_set import Data, Split
+from ..data.build import build_loader
+from ..data.data_set import Split
 from ..data.options import DataOptions
 from ..deploy.calibrate import HELD_OUT
 from ..deploy.export import export
@@ -19,8 +19,7 @@ from ..deploy.result import Export
 from ..errors import require
 from ..files import atomic_write
 from ..tasks.model import Model, load
-from .options import data_options, export_options
-from .test_net import in_order, prepared_as
+from .options import data_for, export_options
 
 _NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "executorch": ("executorch", "torchao"), "coreml": ("coremltools",)}
 _EXTRAS = {"onnx": "onnx", "pte": "executorch", "mlpackage": "coreml"}
@@ -45,17 +44,9 @@ class Batches:
         return self._loader.epoch()
 
 
-def data_for(cfg: CfgNode, model: Model, source: str) -> tuple[DataOptions, Data]:
-    """The data set of a configuration as a model takes it."""
-    options = prepared_as(model, data_options(cfg))
-    return options, in_order(build_data(options, model.task.labels), model, source)
-
-
 def images_of(options: DataOptions, split: Split, model: Model, count: int) -> list[Tensor]:
     """So many images of a split, evenly spread over it, and some more to judge by."""
-    wanted = min(count + HELD_OUT, len(split))
-    some = Split(split.source, tuple(split.indices[i * len(split) // wanted] for i in range(wanted)))
-    return [image for images, _ in Batches(options, some, model) for image in images]
+    return [image for images, _ in Batches(options, split.spread(count + HELD_OUT), model) for image in images]
 
 
 def check_exports(cfg: CfgNode) -> None:

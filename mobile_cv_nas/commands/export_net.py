@@ -14,15 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..cli import Parser, guarded
-from ..config import load_config
+from ..config import load_config, own_config
 from ..deploy.export import export
 from ..errors import InputError
 from ..tasks.model import load
-from .deployment import Batches, data_for, images_of
+from .deployment import Batches, images_of
+from .options import data_for
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def _run(args: argparse.Namespace) -> None:
     images: Any = args.int8
     test = None
     if args.test or args.int8 == "data":
-        cfg = load_config(args.config_file or _own_config(args.source), args.opts, "test")
+        cfg = load_config(args.config_file or own_config(args.source), args.opts, "test")
         options, data = data_for(cfg, model, args.source)
         if args.test:
             split = getattr(data, cfg.TEST.SPLIT)
@@ -73,12 +73,3 @@ def _run(args: argparse.Namespace) -> None:
         with_transform=args.with_transform,
     )
     print(json.dumps(result.to_dict()) if args.json else result)
-
-
-def _own_config(source: str) -> Path | None:
-    """The configuration that a result folder, or the one around a file, was made with."""
-    path = Path(source).expanduser()
-    for folder in (path, path.parent, path.parent.parent):
-        if path.exists() and (folder / "config.yaml").is_file():
-            return folder / "config.yaml"
-    return None

@@ -7,12 +7,17 @@ from typing import Any, TypeVar, cast
 
 from yacs.config import CfgNode
 
+from ..config import given_keys
+from ..data.build import build_data
+from ..data.data_set import Data
 from ..data.options import DataOptions
 from ..deploy.options import ExportOptions
 from ..engine.runtime import RuntimeOptions
 from ..search.options import SearchOptions
+from ..tasks.model import Model
 from ..tasks.options import HeadOptions
 from ..training.options import Recipe, TrainOptions
+from ..training.start import in_order, prepared_as
 
 Options = TypeVar("Options")
 
@@ -48,3 +53,19 @@ def recipe_of(cfg: CfgNode) -> Recipe:
     """Everything of a configuration beside the search, the network and the folder."""
     head, runtime = options_of(HeadOptions, cfg, "HEAD"), options_of(RuntimeOptions, cfg, "RUNTIME")
     return Recipe(train_options(cfg), data_options(cfg), head, runtime, cfg.SEED)
+
+
+def adopted(cfg: CfgNode, model: Model, source: str) -> DataOptions:
+    """The options of the data set, prepared as a model was trained with, but for the keys that were set; `cfg` says the same afterwards."""
+    given = [key.partition(".")[2].lower() for key in given_keys(cfg) if key.startswith("DATA.")]
+    options = prepared_as(model, data_options(cfg), given, source)
+    for one in fields(options):
+        value = getattr(options, one.name)
+        cfg.DATA[one.name.upper()] = list(value) if isinstance(value, tuple) else value
+    return options
+
+
+def data_for(cfg: CfgNode, model: Model, source: str) -> tuple[DataOptions, Data]:
+    """The data set of a configuration as a model takes it. Raises WeightsError where its classes are not the model's."""
+    options = adopted(cfg, model, source)
+    return options, in_order(build_data(options, model.task.labels), model, source)

@@ -26,14 +26,14 @@ from .options import recipe_of, search_options
 def run(cfg: CfgNode, args: Namespace) -> None:
     """What the tool does."""
     check_exports(cfg)
-    result, main = search_from(cfg, args.resume)
+    result, main = search_from(cfg, args.resume, overwrite=args.overwrite)
     if main:
         print(search_table(result.to_dict(), str(result.folder), result.seconds))
         if result.to_dict()["finished"]:
             print_exports(cfg, Path(result.folder) / "child")
 
 
-def search_from(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None) -> tuple[SearchResult, bool]:
+def search_from(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None, overwrite: bool = False) -> tuple[SearchResult, bool]:
     """The search that a configuration describes, and whether this process is the first."""
     if not cfg.SEARCH.SPACE:
         raise ConfigError(
@@ -42,4 +42,4 @@ def search_from(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = N
     recipe = recipe_of(cfg)
     space, data = find_space(cfg.SEARCH.SPACE), build_data(recipe.data, task_class(recipe.head.name).labels)
     found = SearchRun(space, data, search_options(cfg), recipe, cfg.TRAIN.INIT == "inherit", source=cfg.SEARCH.SPACE)
-    return found.run(cfg.OUTPUT_DIR, resume, stop, config=dump_config(cfg)), found.runtime.main
+    return found.run(cfg.OUTPUT_DIR, resume, stop, config=dump_config(cfg), overwrite=overwrite), found.runtime.main

@@ -4,36 +4,30 @@ python tools/test_net.py output/digits [--config-file CONFIG] [KEY VALUE ...]
 python tools/test_net.py --config-file CONFIG MODEL.WEIGHTS output/model.safetensors [KEY VALUE ...]
 python tools/test_net.py --config-file CONFIG MODEL.ARCH FBNetV2_F4 MODEL.WEIGHTS pretrained DATA.ROOT imagenet
 
-A result folder brings the configuration that it was made with; mean, std, resize and classes are always those of the model.
+A result folder, or a file in one, brings the configuration that it was made with. Mean, std, resize and classes are those of the model; of
+a key that says otherwise a warning tells, and it counts.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from yacs.config import CfgNode
 
 from ..config import ConfigError
-from ..data.build import build_data, build_loader
-from ..data.data_set import Data
-from ..data.options import DataOptions
+from ..data.build import build_loader
 from ..engine.runtime import Runtime, count_skipped, start_runtime
 from ..errors import listed
 from ..report.tables import name_of, table
 from ..report.test import Examination, class_rows, worst_images, write_test
 from ..tasks.model import Model, load
 from ..weights.file import WeightsError
-from .options import recipe_of
-
-_LOG = logging.getLogger(__name__)
+from .options import data_for, recipe_of
 
 
 def run(cfg: CfgNode, args: Namespace) -> None:
@@ -52,8 +46,7 @@ def test_from(cfg: CfgNode) -> str | None:
     if recipe.head.name and recipe.head.name != model.task.head.name:
         what = model.task.head.name or "a classifier"
         raise WeightsError(f"{cfg.MODEL.WEIGHTS}: the weights of {what}, and HEAD.NAME is {recipe.head.name}; leave HEAD.NAME out")
-    options = prepared_as(model, recipe.data)
-    data = in_order(build_data(options, model.task.labels), model, cfg.MODEL.WEIGHTS)
+    options, data = data_for(cfg, model, cfg.MODEL.WEIGHTS)
     split = getattr(data, cfg.TEST.SPLIT)
     if split is None:
         raise ConfigError(f"TEST.SPLIT: {cfg.TEST.SPLIT}, but the data set has no such images; use val, or add the folder")
@@ -88,35 +81,6 @@ def test_from(cfg: CfgNode) -> str | None:
 def shown(key: str, model: Model) -> bool:
     """Whether a score says anything: of five classes or fewer, all are among the first five."""
     return key != "top5" or len(model.classes) > 5
-
-
-def prepared_as(model: Model, options: DataOptions) -> DataOptions:
-    """The options of a data set with the mean, std and resize of a model."""
-    transform = model.transform
-    changes: dict[str, Any] = {
-        "background": transform.background,
-        "interpolation": transform.interpolation,
-        "mean": model.task.mean,
-        "std": model.task.std,
-    }
-    if isinstance(transform.resize, int) and transform.resize:
-        changes["crop_ratio"] = transform.input_size / transform.resize
-    return replace(options, **changes)
-
-
-def in_order(data: Data, model: Model, source: object) -> Data:
-    """The data with the labels of a model's classes, by name. Raises WeightsError where the two have other classes."""
-    if data.classes == model.classes:
-        return data
-    if sorted(data.classes) != sorted(model.classes):
-        if len(data.classes) == len(model.classes) and all(name == str(i) for i, name in enumerate(model.classes)):
-            return data  # the file names no classes
-        raise WeightsError(
-            f"{source}: a network of {len(model.classes)} classes ({listed(model.classes)}), but the data has {len(data.classes)} "
-            f"({listed(data.classes)}); check DATA.DATASET and DATA.ROOT"
-        )
-    _LOG.warning("%s: the classes of the data are in another order than the model's; they are matched by name", source)
-    return data.relabelled(model.classes)
 
 
 @torch.no_grad()

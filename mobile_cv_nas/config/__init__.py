@@ -2,7 +2,7 @@
 
 from .files import ConfigError, flatten
 from .keys import get_cfg
-from .load import dump_config, load_config
+from .load import dump_config, given_keys, load_config, own_config
 from .validate import validate
 
-__all__ = ["ConfigError", "dump_config", "flatten", "get_cfg", "load_config", "validate"]
+__all__ = ["ConfigError", "dump_config", "flatten", "get_cfg", "given_keys", "load_config", "own_config", "validate"]

@@ -69,7 +69,7 @@ _C.SEARCH.ALPHA_FRACTION = 0.2  # share of the training images that alpha learns
 _C.SEARCH.WEIGHT_LR = 0.1  # SGD, cosine to 0 over the run
 _C.SEARCH.WEIGHT_MOMENTUM = 0.9  # Nesterov's is not used
 _C.SEARCH.WEIGHT_DECAY = 1e-4  # of the weights
-_C.SEARCH.ALPHA_LR = 0.1  # Adam, constant
+_C.SEARCH.ALPHA_LR = 0.0  # Adam, constant; times the steps of alpha it should come to 12 to 60; 0: chosen so that it is 24
 _C.SEARCH.ALPHA_WEIGHT_DECAY = 0.0  # of alpha
 _C.SEARCH.TEMPERATURE = CfgNode()
 _C.SEARCH.TEMPERATURE.SCHEDULE = "geometric"  # geometric (START to END over the run) | paper (START, times exp(-DECAY))
@@ -80,7 +80,7 @@ _C.SEARCH.SHARING = "none"  # none (each block type has its own weights) | full 
 _C.SEARCH.RECOMPUTE = False  # compute candidates again in the backward pass: less memory, more time
 _C.SEARCH.RESOLUTION = "all"  # all (every input size each step) | sampled
 _C.SEARCH.DRAWS = 2000  # archs drawn where the most probable one misses the target
-_C.SEARCH.CANDIDATES = 32  # of these, how many are compared on the validation images
+_C.SEARCH.CANDIDATES = 32  # of these, how many are compared on validation images; without test images on those of alpha
 _C.SEARCH.RECALIBRATION_IMAGES = 512  # training images that renew a candidate's norm statistics
 _C.SEARCH.TOLERANCE = 0.05  # how far from the target a derived network may be, as a share of it
 _C.SEARCH.RANKING_IMAGES = 0  # random validation images that candidates are compared on; 0 = all
@@ -112,6 +112,7 @@ _C.TRAIN.LABEL_SMOOTHING = 0.0  # share of the probability spread over all class
 _C.TRAIN.CLASS_WEIGHTS = "none"  # none | balanced: of the loss, in inverse proportion to the images of each class
 _C.TRAIN.EMA_DECAY = 0.0  # of the moving average of the weights, which is then the result; 0 = off
 _C.TRAIN.INIT = "scratch"  # scratch | inherit (from the supernet in a search, else from MODEL.WEIGHTS)
+_C.TRAIN.QAT = False  # quantisation-aware: train under the rounding of int8, from a trained classifier (INIT inherit)
 _C.TRAIN.CLIP_GRAD = 0.0  # largest gradient norm; 0 = off
 _C.TRAIN.ON_NAN = "stop"  # stop | skip: what to do with a step whose loss or gradient is not finite
 _C.TRAIN.EVAL_EVERY = 1  # epochs between validations; the last epoch is always validated

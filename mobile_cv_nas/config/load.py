@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from yacs.config import CfgNode
 
@@ -11,6 +12,8 @@ from ..files import dump_yaml
 from .files import COMMAND_LINE, ConfigError, flatten, merge_file, merge_options
 from .keys import get_cfg
 from .validate import PURPOSES, disabled, validate
+
+_GIVEN = "_given_keys"  # in a node's own attributes, which yacs neither lists nor dumps
 
 
 def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = (), purpose: str = "") -> CfgNode:
@@ -34,6 +37,10 @@ def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = (),
         source = sources.get(str(error).split(":")[0])
         raise ConfigError(f"{source}: {error}" if source else str(error)) from None
     known = dict(flatten(defaults))
+    values, complete = dict(flatten(cfg)), len(sources) == len(known)
+    cfg.__dict__[_GIVEN] = frozenset(
+        key for key, source in sources.items() if source == COMMAND_LINE or not complete or values[key] != known[key]
+    )
     for key, source in sources.items():
         if source not in (COMMAND_LINE, str(path)) and disabled(cfg, key, purpose):
             *sections, name = key.split(".")
@@ -42,6 +49,20 @@ def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = (),
                 node = node[section]
             node[name] = known[key]
     return cfg
+
+
+def given_keys(cfg: CfgNode) -> frozenset[str]:
+    """The keys that a file or a command line set; a file of all keys, such as a run leaves, sets those that differ from the default."""
+    return cfg.__dict__.get(_GIVEN, frozenset())
+
+
+def own_config(source: str | os.PathLike) -> Path | None:
+    """The configuration that a result folder, or the one around a weight file, was made with; None where there is none."""
+    path = Path(source).expanduser()
+    for folder in (path, path.parent, path.parent.parent):
+        if path.exists() and (folder / "config.yaml").is_file():
+            return folder / "config.yaml"
+    return None
 
 
 def dump_config(cfg: CfgNode) -> str:

@@ -92,6 +92,11 @@ class Split:
         """The first `count` images, or all if there are fewer."""
         return Split(self.source, self.indices[:count])
 
+    def spread(self, count: int) -> Split:
+        """So many images, evenly spaced over the split, or all if there are fewer."""
+        count = min(count, len(self))
+        return Split(self.source, tuple(self.indices[i * len(self) // count] for i in range(count)))
+
     def counts(self, num_classes: int) -> list[int]:
         """The images of each class. Of boxes and masks, which have no one class, a list of zeros."""
         found = [0] * num_classes

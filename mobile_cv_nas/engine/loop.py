@@ -64,6 +64,7 @@ class Work(Protocol):
     section: str  # of its keys, for errors: TRAIN or SEARCH
     epochs: int
     on_nan: str  # stop | skip
+    extends: bool  # a finished run may go on for more epochs than it had
 
     @property
     def phases(self) -> Sequence[Any]:
@@ -252,11 +253,22 @@ class Loop:
         }
         save_checkpoint(self.folder / CHECKPOINTS, state, self.steps_done, self.runtime.options.keep)
 
+    def _extended(self, mark: dict[str, Any], done: int) -> dict[str, Any]:
+        """The mark of a saved run; where it was finished, and may go on for more epochs, with the number of those there are now."""
+        key = f"{self.work.section}.EPOCHS"
+        before, now = mark.get(key), self.work.epochs
+        if not self.work.extends or before != done or now <= done or key not in self.mark:
+            return mark
+        _LOG.warning(
+            "%s: finished after %d epochs; going on to %d, at the learning rates that the longer run has there", self.folder, done, now
+        )
+        return {**mark, key: self.mark[key]}
+
     def restore(self) -> None:
         """Goes back to the newest checkpoint. Raises CheckpointError if there is none, or it is of another run."""
         folder = self.folder / CHECKPOINTS
         state = load_latest(folder)
-        check_fingerprint(state["mark"], self.mark, folder)
+        check_fingerprint(self._extended(state["mark"], state["place"][0]), self.mark, folder)
         self.work.load_state_dict(state["work"])
         for phase, saved in zip(self.work.phases, state["steppers"], strict=True):
             phase.stepper.load_state_dict(saved)

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,28 +77,46 @@ _LOCKS: set[Any] = set()
 os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _LOCKS])
 
 
-def open_run(folder: Path, resume: bool) -> bool:
-    """Prepares the folder for a run; returns whether there is a checkpoint to go on from.
+def check_free(folder: Path, resume: bool, overwrite: bool = False) -> bool:
+    """Whether there is a checkpoint that a run in the folder goes on from.
 
-    A new run replaces a finished one. Raises FileError if it would replace an unfinished one.
+    Raises FileError where a new run would replace what another one left, unless `overwrite` says that it is meant.
     """
     checkpoints = folder / CHECKPOINTS
     try:
         found = checkpoints.is_dir() and any(name.endswith(".pt") for name in os.listdir(checkpoints))
     except OSError as error:
         raise FileError(f"{checkpoints}: cannot be read: {error.strerror}") from None
+    if found and (resume or restarts()):
+        return True
+    if not overwrite:
+        if (folder / RESULT).exists():
+            more = ", --resume and more TRAIN.EPOCHS to extend it" if found else ""
+            raise FileError(f"{folder}: holds a finished run; set another OUTPUT_DIR, or add --overwrite to replace it{more}")
+        if found:
+            raise FileError(
+                f"{folder}: holds an unfinished run; add --resume to go on, --overwrite to replace it, or set another OUTPUT_DIR"
+            )
+    return False
+
+
+def open_run(folder: Path, resume: bool, overwrite: bool = False, made: Sequence[str] = ()) -> bool:
+    """Prepares the folder for a run; returns whether there is a checkpoint to go on from.
+
+    A new run removes what another one left there, also the files and folders of the names `made`, if it may: see `check_free`.
+    """
+    if check_free(folder, resume, overwrite):
+        return True
     if resume or restarts():
-        if not found:
-            _LOG.warning("%s: no checkpoint yet; starting from the beginning", folder)
-        else:
-            return True
-    elif found and not (folder / RESULT).exists():
-        raise FileError(f"{folder}: holds an unfinished run; add --resume to go on, or set another OUTPUT_DIR")
+        _LOG.warning("%s: no checkpoint yet; starting from the beginning", folder)
+    checkpoints = folder / CHECKPOINTS
     try:
-        for name in (CHECKPOINTS, "tensorboard"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in (RESULT, "metrics.jsonl"):
-            (folder / name).unlink(missing_ok=True)
+        for name in (RESULT, "metrics.jsonl", CHECKPOINTS, "tensorboard", *made):
+            path = folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         checkpoints.mkdir(parents=True)
     except OSError as error:
         raise write_error(folder, error) from None

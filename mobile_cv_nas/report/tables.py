@@ -7,6 +7,7 @@ from typing import Any
 
 NAMES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
 NAMES |= {"ap": "box AP", "ap50": "box AP50", "ap75": "box AP75"}
+UNDECIDED = 0.5  # mean normalised entropy of the alphas, above which a choice is close to chance
 _UNITS = {"macs": "MACs", "params": "parameters"}
 
 
@@ -40,6 +41,7 @@ def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, f
             *_costs(result),
             (f"target, {_UNITS[result['objective']]}", f"{result['target']:,.0f} ({cost / result['target'] - 1:+.1%})"),
             ("derived", how),
+            *_decided(result.get("entropy")),
             ("search", f"{seconds[0]:.0f} s"),
             ("training and test", f"{seconds[1]:.0f} s"),
             ("result folder", folder),
@@ -52,6 +54,14 @@ def table(rows: list[tuple[str, str]]) -> str:
     from tabulate import tabulate
 
     return tabulate(rows, disable_numparse=True)
+
+
+def _decided(entropy: float | None) -> list[tuple[str, str]]:
+    """How sure a search was of its choice; nothing where it had no alphas."""
+    if entropy is None:
+        return []
+    chance = ": close to chance; raise SEARCH.EPOCHS or SEARCH.ALPHA_LR" if entropy > UNDECIDED else ""
+    return [("entropy of the alphas", f"{entropy:.2f}{chance}")]
 
 
 def _costs(result: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -32,7 +32,10 @@ class DeriveError(InputError):
 
 @dataclass(frozen=True)
 class Candidate:
-    """An arch within the tolerance, its exact cost and its log-probability under the alphas."""
+    """An arch within the tolerance, its exact cost, and the logarithm of its probability under the alphas.
+
+    What does not change the arch, such as the widths of a layer that is skipped, does not count.
+    """
 
     arch: ArchDef
     cost: int
@@ -84,10 +87,10 @@ def draw_candidates(space: SearchSpace, probabilities: Mapping[str, Tensor], goa
             arch = space.decode(picks)
             cost = goal.cost(space, arch)
             nearest = min(nearest, cost, key=lambda c: abs(c / goal.target - 1))
-            if goal.met(cost):
-                chance = sum(math.log(max(float(probabilities[name][i]), 1e-300)) for name, i in picks.items())
-                if arch not in found or found[arch].log_probability < chance:
-                    found[arch] = Candidate(arch, cost, chance)
+            if goal.met(cost) and arch not in found:
+                deciding = space.deciding(picks).items()
+                chance = sum(math.log(max(float(probabilities[name][i]), 1e-300)) for name, i in deciding)
+                found[arch] = Candidate(arch, cost, chance)
         if found:
             return sorted(found.values(), key=lambda c: -c.log_probability)
         log.warning("none of %d archs drawn is within %.0f%% of the target; drawing more widely", draws, 100 * goal.tolerance)

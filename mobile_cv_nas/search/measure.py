@@ -24,6 +24,7 @@ from ..training.trainer import Trainer
 from ..weights.file import load_weights
 from .derive import inherited_child, measure_arch
 from .judge import Judge, Score, Stopped, new_memory
+from .options import SearchOptions
 from .searcher import Searcher
 
 FINALISTS = "finalists"  # the folder of trainings that choose between archs
@@ -89,7 +90,9 @@ class Measure:
         goes_on = (folder / CHECKPOINTS).is_dir()
         if self.runtime.main:
             folder.mkdir(parents=True, exist_ok=True)
-        data = replace(self.data, test=None)  # archs are never chosen on images that are reported as test
+        data, options, seed = self.data, self.searcher.options, self.recipe.seed
+        learnt = data.train if data.test is not None else data.train.halves(options.alpha_fraction, seed)[0]
+        data = replace(data, train=learnt, val=judging_images(data, options, seed), test=None)
         trainer = Trainer(self.child_task.child(arch), arch, data, recipe, self.runtime, weights)
         if not trainer.run(folder, goes_on, stop).finished:
             raise Stopped
@@ -103,7 +106,7 @@ class Measure:
 
     def _ranking(self) -> Batches:
         """The validation images that archs are measured on: all, or as many random ones as SEARCH.RANKING_IMAGES says."""
-        split, count = self.data.val, self.searcher.options.ranking_images
+        split, count = judging_images(self.data, self.searcher.options, self.recipe.seed), self.searcher.options.ranking_images
         if 0 < count < len(split):
             split = Split(split.source, tuple(random.Random(self.recipe.seed).sample(split.indices, count)))
         return self._batches(split, self.recipe.train.eval_batch_size)
@@ -113,6 +116,17 @@ class Measure:
         side = self.searcher.space.max_input_size
         loader = build_loader(self.recipe.data, split, side, size, train is not None, seed=self.recipe.seed)
         return Batches(loader, self.runtime, train)
+
+
+def judging_images(data: Data, options: SearchOptions, seed: int) -> Split:
+    """The images that candidates are compared on: never those whose scores are reported as a test.
+
+    Without test images the validation images are what is reported; then they are of the training images from which the alphas, and no
+    weight, learnt.
+    """
+    if data.test is not None:
+        return data.val
+    return data.train.halves(options.alpha_fraction, seed)[1].spread(len(data.val))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class SearchOptions:
     weight_lr: float = 0.1  # SGD, cosine to 0 over the run
     weight_momentum: float = 0.9  # Nesterov's is not used
     weight_decay: float = 1e-4  # of the weights
-    alpha_lr: float = 0.1  # Adam, constant
+    alpha_lr: float = 0.0  # Adam, constant; 0: chosen from the number of steps, see `search.pace`
     alpha_weight_decay: float = 0.0  # of alpha
     schedule: str = field(
         default="geometric", metadata={"key": "SEARCH.TEMPERATURE.SCHEDULE"}

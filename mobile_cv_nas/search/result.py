@@ -30,6 +30,7 @@ class SearchResult:
         supernet: as it was trained.
         training: of the child; None where it was not trained.
         seconds: of the search, and of training and test, in this process.
+        entropy: of the alphas, mean and normalised: 1 undecided, 0 decided; None where there are none.
         spent: by the search: `search_images`, passed forward and backward, and `search_macs`, of a forward pass of these (a backward pass
             is two more); `judged_images` and `judged_macs` of the forward passes that measured archs.
     """
@@ -43,6 +44,7 @@ class SearchResult:
     supernet: Supernet | None = None
     training: TrainResult | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
+    entropy: float | None = None
     spent: Mapping[str, int] = field(default_factory=dict)
 
     def model(self) -> Model:
@@ -63,5 +65,6 @@ class SearchResult:
             "derived_in_words": HOW[self.derived.how],
             "candidates_within": self.derived.within,
             "candidates_compared": self.derived.compared,
+            "entropy": self.entropy,
             **self.spent,
         }

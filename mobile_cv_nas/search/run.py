@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..arch import ArchDef, SearchSpace
-from ..data.data_set import Data
+from ..data.data_set import Data, Split
 from ..engine.loop import Loop
-from ..engine.run_folder import CHECKPOINTS, RunFolder, fingerprint, open_run, write_result
+from ..engine.run_folder import CHECKPOINTS, RunFolder, check_free, fingerprint, open_run, write_result
 from ..engine.runtime import Runtime, start_runtime
 from ..engine.stop import StopRequest
 from ..errors import InputError
@@ -29,18 +28,21 @@ from ..report.search import draw_alphas, draw_curves
 from ..report.space import find_space
 from ..tasks.build import make_task
 from ..tasks.task import LossOptions, Task
+from ..training.check import check_training
 from ..training.options import Recipe, changed
 from ..training.trainer import Trainer, TrainResult, data_for, training_task
 from .derive import Derived
 from .goal import check_target, parse_target
 from .judge import Stopped
-from .measure import FINALISTS, Measure
+from .measure import FINALISTS, Measure, judging_images
 from .options import SearchOptions
 from .result import SearchResult
 from .searcher import Searcher
 from .strategies import NO_SUPERNET
 
 Callback = Callable[[dict[str, Any]], None]
+# What a search leaves in its folder beside what every run does.
+MADE = ("child", FINALISTS, "arch.yaml", "search.pt", "arch.png", "alphas.png", "curves.png")
 
 
 def search(
@@ -58,6 +60,7 @@ def search(
     loss: Callable[[Any, Any], Tensor] | None = None,
     callback: Callback | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> SearchResult:
     """Searches a space on some images, derives an arch near the target, trains it and tests it; all of it is left in a folder.
@@ -68,13 +71,14 @@ def search(
             `train` alone; `val` validates the child, and `test` tests it.
         target: what the arch shall cost: "60e6 macs", "4M params", or a number of MACs.
         strategy: of `search.strategies`.
-        output: the folder, made if missing; an unfinished run in it is not replaced.
+        output: the folder, made if missing; a run in it, finished or not, is not replaced.
         recipe: everything beside the search: TrainOptions (of the child), DataOptions, HeadOptions, RuntimeOptions, seed.
         child: how the child is trained: changes to the recipe's TrainOptions, such as {"epochs": 20}; False does not train it.
         classes: names of the classes, where the Dataset has no `classes`.
         loss: (outputs, labels) to the mean loss of a batch, in place of the task's own; of the search and the child's training.
         callback: called with the record of each epoch, a dict.
-        resume: go on from the newest checkpoint in the folder.
+        resume: go on from the newest checkpoint in the folder; the child of a finished search, for more epochs if it is given more.
+        overwrite: replace a run in the folder.
         options: fields of SearchOptions: epochs=30, sharing="full", ...
 
     Returns:
@@ -92,7 +96,7 @@ def search(
     data = data_for(recipe, train, val, test, classes)
     found = space if isinstance(space, SearchSpace) else find_space(space)
     run = SearchRun(found, data, chosen, recipe, loss=loss)
-    return run.run(output, resume, train_child=child is not False, callback=callback)
+    return run.run(output, resume, train_child=child is not False, callback=callback, overwrite=overwrite)
 
 
 class SearchRun:
@@ -139,21 +143,27 @@ class SearchRun:
         train_child: bool = True,
         callback: Callback | None = None,
         config: str = "",
+        overwrite: bool = False,
     ) -> SearchResult:
         """The whole of it, into a folder; see `search`. `stop` is asked between steps; without it signals are. `config` is kept there."""
         runtime = self.runtime
+        if train_child:
+            small = self.space.smallest(head=self.goal.head)  # a child with the smallest maps
+            check_training(self.child_task.child(small), small, self.data, self.recipe, runtime)
         with contextlib.ExitStack() as stack:
             folder, goes_on = Path(output).expanduser(), False
             if runtime.main:
                 folder = stack.enter_context(RunFolder(output))
-                goes_on = _prepare(folder, resume)
+                check_free(folder, resume, overwrite)
+            searcher = Searcher(self.task, self.data, self.goal, self.options, self.recipe, runtime, self.space, self.given)
+            if runtime.main:
+                goes_on = open_run(folder, resume, overwrite, MADE)
                 if config:
                     with atomic_open(folder / "config.yaml") as file:
                         file.write(config.encode())
             goes_on = runtime.gather(goes_on)[0]
             stop = stop or stack.enter_context(StopRequest(runtime.options.minutes))
             start = time.monotonic()
-            searcher = Searcher(self.task, self.data, self.goal, self.options, self.recipe, runtime, self.space, self.given)
             measure = Measure(searcher, self.data, self.recipe, self.child_task, folder)
             found = self._search(searcher, measure, stop, goes_on, callback)
             if found is None:
@@ -166,7 +176,8 @@ class SearchRun:
                     return SearchResult(folder)
             cost = self.space.cost(derived.arch, in_channels=self.task.in_channels, head=self.goal.head)
             seconds = (middle - start, time.monotonic() - middle)
-            result = SearchResult(folder, True, derived.arch, cost, self.goal, derived, searcher.supernet, trained, seconds, spent)
+            about = (searcher.strategy.entropy(), spent)
+            result = SearchResult(folder, True, derived.arch, cost, self.goal, derived, searcher.supernet, trained, seconds, *about)
             if runtime.main:
                 write_result(folder, result.to_dict())
             return result
@@ -207,6 +218,10 @@ class SearchRun:
             "judged_macs": judged["judged_macs"],
         }
 
+    def judges(self) -> Split:
+        """The images that candidates are compared on; see `judging_images`."""
+        return judging_images(self.data, self.options, self.recipe.seed)
+
     def _train(self, measure: Measure, arch: ArchDef, folder: Path, stop: StopRequest, callback: Callback | None) -> TrainResult:
         weights = None
         if self.inherit:
@@ -230,17 +245,6 @@ class SearchRun:
             draw_alphas(self.space.choices, records, folder / "alphas.png")
         warmup = searcher.strategy.warmup
         draw_curves(records, folder / "curves.png", self.goal.target, self.goal.tolerance, self.goal.unit, warmup)
-
-
-def _prepare(folder: Path, resume: bool) -> bool:
-    """Prepares a folder for a search; whether the run goes on from a checkpoint."""
-    goes_on = open_run(folder, resume)
-    if not goes_on:
-        for name in ("child", FINALISTS):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("arch.yaml", "search.pt", "arch.png", "alphas.png", "curves.png"):
-            (folder / name).unlink(missing_ok=True)
-    return goes_on
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

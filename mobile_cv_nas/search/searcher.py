@@ -13,6 +13,7 @@ from ..data.build import build_loader
 from ..data.data_set import Data, DataError
 from ..data.loader import Loader, derive_seed
 from ..engine.loop import Loop
+from ..engine.one_image import check_one_image
 from ..engine.progress import short
 from ..engine.randomness import seed_everything
 from ..engine.runtime import Runtime
@@ -23,7 +24,9 @@ from ..tasks.task import SupernetOptions, Task
 from ..training.options import Recipe
 from .goal import Goal
 from .options import SearchOptions
+from .pace import paced
 from .strategies import find_strategy
+from .strategies.alphas import AlphaStrategy
 from .strategies.base import PHASES, Setting
 
 _EVERY = 5  # steps between updates of the numbers beside the bar
@@ -80,7 +83,7 @@ class Searcher:
         strategy: how it is.
     """
 
-    name, section = "search", "SEARCH"
+    name, section, extends = "search", "SEARCH", False
 
     def __init__(
         self,
@@ -93,9 +96,11 @@ class Searcher:
         space: SearchSpace,
         given: ArchDef | None = None,
     ):
+        kind = find_strategy(options.strategy)
+        if issubclass(kind, AlphaStrategy):
+            options = paced(options, data.train, recipe.seed, runtime.main)
         self.space, self.task, self.goal, self.options, self.runtime = space, task, goal, options, runtime
         self.on_nan = options.on_nan
-        kind = find_strategy(options.strategy)
         _check_runtime(kind.one_path, options.strategy, runtime)
         seed_everything(recipe.seed)
         shared = SupernetOptions(kind.sharing or options.sharing, options.recompute, options.resolution)
@@ -103,8 +108,14 @@ class Searcher:
         self.strategy = kind(Setting(self.supernet, task, goal, options, runtime, recipe.seed, given))
         self.epochs = self.strategy.epochs
         names = tuple(self.strategy.steppers)
-        splits = data.train.halves(options.alpha_fraction, recipe.seed) if len(names) > 1 else (data.train,)
+        # Without test images the second half judges archs (`judging_images`): no weight may learn from it.
+        split_off = len(names) > 1 or data.test is None
+        splits = data.train.halves(options.alpha_fraction, recipe.seed) if split_off else (data.train,)
         per_rank, parts = runtime.batch_size(options.batch_size), runtime.options.accumulate
+        if per_rank == 1:
+            small = space.smallest(head=goal.head)  # the smallest maps
+            child = task.child(small).network(small)
+            check_one_image(child, lambda: task.child(small).count(child, small), runtime, "SEARCH", options.batch_size)
         self.phases = []
         for i, (name, split) in enumerate(zip(names, splits)):
             seed = derive_seed(recipe.seed, i)

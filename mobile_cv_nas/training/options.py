@@ -33,6 +33,7 @@ class TrainOptions:
     clip_grad: float = 0.0  # largest gradient norm; 0 = off
     on_nan: str = "stop"  # stop | skip: what to do with a step whose loss or gradient is not finite
     class_weights: str = "none"  # none | balanced: of each class in the loss, inverse to its number of images
+    qat: bool = False  # quantisation-aware: a classifier goes on from its weights under the rounding of int8
     eval_every: int = 1  # epochs between validations; the last epoch is always validated
     eval_batch_size: int = field(default=256, metadata={"key": "TEST.BATCH_SIZE"})  # images a step in validation and test, of each process
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from ..arch import ArchDef
 from ..data.build import build_data, build_loader, data_of
-from ..data.data_set import Data, DataError
+from ..data.data_set import Data
 from ..data.loader import Loader
+from ..data.options import DataOptions
 from ..data.transforms import preprocess
 from ..engine.loop import Loop
 from ..engine.randomness import seed_everything
-from ..engine.run_folder import RunFolder, fingerprint, open_run, write_result
+from ..engine.run_folder import RunFolder, check_free, fingerprint, open_run, write_result
 from ..engine.runtime import Runtime, start_runtime
 from ..engine.step import Loss, Stepper
 from ..engine.stop import StopRequest
@@ -30,8 +31,14 @@ from ..report.tables import name_of
 from ..tasks.build import make_task, task_class
 from ..tasks.model import WEIGHTS, Model, load, save_model
 from ..tasks.task import LossOptions, Task
+from .check import check_training
 from .optim import build_average, build_optimizer, learning_rate
 from .options import Recipe, changed
+from .quantised import Quantised
+from .start import check_head, prepared_as, starting_state
+
+# What a training leaves in its folder beside what every run does.
+MADE = ("arch.yaml", WEIGHTS, "export.json", "model.onnx", "model.pte", "model.mlpackage")
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class TrainResult:
 
 
 def train(
-    arch: ArchDef | str | os.PathLike,
+    arch: ArchDef | Model | str | os.PathLike,
     train: Any,
     val: Any = None,
     test: Any = None,
@@ -83,20 +90,23 @@ def train(
     loss: Callable[[Any, Any], Tensor] | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> TrainResult:
     """Trains a network, validates it each epoch, tests it, and leaves config, arch, weights, metrics and result in a folder.
 
     Args:
-        arch: an ArchDef, the path of an arch file, or a name of the zoo.
+        arch: an ArchDef, the path of an arch file, or a name of the zoo; or a Model, to fine-tune it: its mean, std and resize are taken
+            where the recipe has its defaults, classes in another order are matched by name, and of other classes the classifier is new.
         train: the folder of a data set, or a torch Dataset of (image, label); see `data.build.data_of` for what these may be.
         val, test: further Datasets. Without `val` a share of `train` is split off; without `test` nothing is tested.
-        output: the folder, made if missing; an unfinished run in it is not replaced.
+        output: the folder, made if missing; a run in it, finished or not, is not replaced.
         recipe: everything else: TrainOptions, DataOptions, HeadOptions (of a detector or a segmenter), RuntimeOptions, seed.
         classes: names of the classes, where the Dataset has no `classes`.
         loss: (outputs, labels) to the mean loss of a batch, in place of the task's own.
         callback: called with the record of each epoch, a dict.
-        resume: go on from the newest checkpoint in the folder.
+        resume: go on from the newest checkpoint in the folder; a finished training goes on where `epochs` is more than it had.
+        overwrite: replace a run in the folder.
         options: fields of TrainOptions that differ from the recipe's: epochs=10, lr=0.1, ...
 
     Returns:
@@ -108,12 +118,21 @@ def train(
     """
     recipe = recipe or Recipe()
     recipe = replace(recipe, train=changed(recipe.train, options))
+    weights: Mapping[str, Tensor] | None = None
+    if isinstance(arch, Model):
+        check_head(arch, recipe.head.name, "arch")
+        given = [one.name for one in fields(DataOptions) if getattr(recipe.data, one.name) != getattr(DataOptions(), one.name)]
+        recipe = replace(recipe, data=prepared_as(arch, recipe.data, given))
     data = data_for(recipe, train, val, test, classes)
-    found, runtime = find_arch(arch)[0], start_runtime(recipe.runtime)
+    if isinstance(arch, Model):
+        data, weights = starting_state(data, arch, "arch")
+    found, runtime = arch.arch if isinstance(arch, Model) else find_arch(arch)[0], start_runtime(recipe.runtime)
     task = training_task(data, recipe, loss)
     with RunFolder(output) if runtime.main else contextlib.nullcontext(Path(output)) as folder:
-        trainer = Trainer(task, found, data, recipe, runtime)
-        return trainer.run(folder, resume, callback=callback)
+        if runtime.main:
+            check_free(folder, resume, overwrite)
+        trainer = Trainer(task, found, data, recipe, runtime, weights)
+        return trainer.run(folder, resume, callback=callback, overwrite=overwrite)
 
 
 def data_for(recipe: Recipe, train: Any, val: Any = None, test: Any = None, classes: Sequence[str] | None = None) -> Data:
@@ -162,30 +181,31 @@ class Trainer:
         weights: a state dict to start from; random without.
 
     Raises:
-        DataError: fewer images than a batch.
+        InputError: the recipe cannot train on these data: fewer images than a batch, or one image in a forward pass.
         WeightsError: weights that do not fit.
     """
 
-    name, section, rate_key = "training", "TRAIN", "TRAIN.LR or set TRAIN.CLIP_GRAD"
+    name, section, extends, rate_key = "training", "TRAIN", True, "TRAIN.LR or set TRAIN.CLIP_GRAD"
 
     def __init__(
         self, task: Task, arch: ArchDef, data: Data, recipe: Recipe, runtime: Runtime, weights: Mapping[str, Tensor] | None = None
     ):
         self.task, self.arch, self.data, self.recipe, self.runtime = task, arch, data, recipe, runtime
         self.options, self.epochs, self.on_nan = recipe.train, recipe.train.epochs, recipe.train.on_nan
+        check_training(task, arch, data, recipe, runtime)
         self.loader = self._loader(data.train, runtime.batch_size(self.options.batch_size), True)
         self.val = self._loader(data.val, self.options.eval_batch_size, False)
         self.test = None if data.test is None else self._loader(data.test, self.options.eval_batch_size, False)
         self.loaders = [loader for loader in (self.loader, self.val, self.test) if loader is not None]
         self.steps = len(self.loader) // runtime.options.accumulate
-        if not self.steps:
-            raise DataError(f"{len(data.train)} training images are fewer than TRAIN.BATCH_SIZE {self.options.batch_size}; make it smaller")
         seed_everything(recipe.seed)
         network = task.network(arch, weights)
         self.cost = task.count(network, arch)
         self.network = runtime.place(network)
         average = build_average(self.network, self.options.ema_decay)
-        self.model = runtime.compile(self.network)
+        if self.options.qat and (weights is None or task.labels != "classes"):
+            raise InputError("TRAIN.QAT: for a classifier that goes on from trained weights; name them, or leave it out")
+        self.model = Quantised(self.network) if self.options.qat else runtime.compile(self.network)
         optimizer = build_optimizer(self.network, self.options)
         parameters = dict(self.network.named_parameters())
         self.stepper = Stepper(parameters, optimizer, self.network, runtime, self.options.clip_grad, average)
@@ -211,7 +231,7 @@ class Trainer:
         return learning_rate(self.options, epoch * self.steps + step, self.steps)
 
     def begin(self, epoch: int) -> None:
-        self.network.train()
+        self.model.train()
 
     def prepare(self, epoch: int, step: int) -> None:
         pass
@@ -257,6 +277,7 @@ class Trainer:
         resume: bool = False,
         stop: StopRequest | None = None,
         callback: Callable[[dict[str, Any]], None] | None = None,
+        overwrite: bool = False,
     ) -> TrainResult:
         """Trains into a folder, whose lock is the caller's; see `train`. `stop` is asked between steps; without it signals are."""
         parts = {
@@ -268,7 +289,7 @@ class Trainer:
         recipe = self.recipe
         sections = {"data": recipe.data, "train": recipe.train, "head": self.task.head, "runtime": recipe.runtime}
         loop = Loop(self, folder, self.runtime, fingerprint(parts, **sections), callback)
-        if self.runtime.gather(open_run(folder, resume) if self.runtime.main else None)[0]:
+        if self.runtime.gather(open_run(folder, resume, overwrite, MADE) if self.runtime.main else None)[0]:
             loop.restore()
         if self.runtime.main:
             self.arch.save(folder / "arch.yaml")

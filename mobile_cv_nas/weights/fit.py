@@ -13,16 +13,17 @@ _LOG = logging.getLogger(__name__)
 
 
 def fit_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, new_classifier: bool = False) -> None:
-    """Loads a state dict. With `new_classifier`, a classifier of other classes keeps its random start.
+    """Loads a state dict. With `new_classifier`, a classifier that it lacks, or has of other classes, keeps its random start.
 
     Raises WeightsError naming the first name or shape that does not fit.
     """
     own = model.state_dict()
     state = dict(state)
     if new_classifier:
-        for name in [n for n in state if n.startswith("classifier.") and n in own and state[n].shape != own[n].shape]:
-            _LOG.warning("%s: %s is of other classes and starts at random", source, name)
-            state[name] = own[name]
+        other = [n for n in own if n.startswith("classifier.") and (n not in state or state[n].shape != own[n].shape)]
+        if any(name in state for name in other):
+            _LOG.warning("%s: the classifier is of other classes and starts at random", source)
+        state |= {name: own[name] for name in other}
     check_fit(model, state, source)
     model.load_state_dict(state)
 

@@ -37,6 +37,16 @@ def test_pairs_may_stand_on_either_side_of_options(tmp_path):
     assert (cfg.SEED, cfg.TRAIN.EPOCHS, cfg.TRAIN.LR, resume) == (2, 3, 0.5, True)
 
 
+def test_a_run_goes_on_or_is_replaced_not_both(capsys):
+    seen = []
+    assert exit_code(lambda cfg, args: seen.append((args.resume, args.overwrite)), "--overwrite", "SEED", "2") == 0
+    assert seen == [(False, True)]
+    with pytest.raises(SystemExit) as stopped:
+        exit_code(lambda cfg, args: None, "--overwrite", "--resume")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_an_unknown_option_is_one_line(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(lambda cfg, args: None, ["--resume"], resumable=False)

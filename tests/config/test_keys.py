@@ -21,6 +21,8 @@ SETTINGS = [
     {"DATA.DATASET": "imagefolder"},
     {"DATA.DATASET": "imagefolder", "DATA.AUGMENT": "randaugment"},
     {"TRAIN.OPTIMIZER": "rmsprop"},
+    {"TRAIN.INIT": "inherit"},
+    {"TRAIN.INIT": "inherit", "TRAIN.QAT": True},
     {"SEARCH.TEMPERATURE.SCHEDULE": "paper"},
     *({"SEARCH.STRATEGY": name} for name in STRATEGIES if name != "dmasking"),
     {"SEARCH.STRATEGY": "one_shot", "SEARCH.ONE_SHOT.SANDWICH": True},

@@ -237,3 +237,10 @@ def test_sharing_quality_tells_archs_from_trainings(load):
     assert full_none == pytest.approx([-0.2, (0.02 / 2 + 0.02 / 2) ** 0.5])
     assert none_random == pytest.approx([0.8, (0.02 / 2 + 0.08 / 2) ** 0.5])
     assert full_random == pytest.approx([0.6, (0.02 / 2 + 0.08 / 2) ** 0.5])
+
+
+def test_decode_speed_prints_both(load, capsys):
+    assert load("decode_speed").main(["--space", "digits", "--archs", "2", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "decoding" in printed
+    assert "counting" in printed

@@ -36,6 +36,37 @@ def test_candidates_are_those_near_the_target_most_probable_first():
     assert [candidate.cost for candidate in found] == [space.cost(candidate.arch, 10).macs for candidate in found]
 
 
+SKIPPING = """
+input_size: 8
+stages:
+  - [[[ir_k3, ir_k5], [4, 12, 4], 2, 1, {hidden: [8, 16, 8]}]]
+  - [[[ir_k3, ir_k5, skip], [4, 12, 4], 1, 2, {hidden: [8, 16, 8]}]]
+"""
+
+
+def test_the_probability_of_a_candidate_is_that_of_its_arch(tmp_path):
+    (tmp_path / "space.yaml").write_text(SKIPPING)
+    space = nas.SearchSpace.load(tmp_path / "space.yaml")
+    generator = torch.Generator().manual_seed(0)
+    tables = {c.name: torch.randn(len(c.options), generator=generator, dtype=torch.float64).softmax(0) for c in space.choices}
+    truth: dict[nas.ArchDef, float] = {}  # by enumeration of all picks
+    for picks in itertools.product(*(range(len(table)) for table in tables.values())):
+        named = dict(zip(tables, picks, strict=True))
+        chance = math.prod(float(tables[name][i]) for name, i in named.items())
+        arch = space.decode(named)
+        truth[arch] = truth.get(arch, 0.0) + chance
+    assert sum(truth.values()) == pytest.approx(1)
+    assert len(truth) == 12 * (12 + 1) ** 2
+    target = sorted(space.cost(arch, 10).macs for arch in truth)[len(truth) // 2]
+    found = draw_candidates(space, tables, Goal("macs", target, 0.9, TEN), draws=3000, seed=0)
+    assert len(found) > 200
+    assert any(name.names[0] == "skip" for candidate in found[:20] for name in candidate.arch.layers)
+    for candidate in found:
+        assert math.exp(candidate.log_probability) == pytest.approx(truth[candidate.arch], rel=1e-9)
+    order = [truth[candidate.arch] for candidate in found]
+    assert order == sorted(order, reverse=True)
+
+
 def test_decided_alphas_far_from_the_target_are_drawn_from_more_widely(caplog):
     space = nas.SearchSpace.parse({"input_size": 8, "stages": [[["ir_k3", [4, 16, 4], 2, 1, {"hidden": 8}]]]})
     decided = {"s0b0.channels": torch.tensor([1.0, 0.0, 0.0, 0.0])}

@@ -12,10 +12,10 @@ from searches import build_searcher, loop_of, outcome, same, search_and_train, s
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.config import load_config
-from mobile_cv_nas.engine.checkpoint import load_latest
+from mobile_cv_nas.engine.checkpoint import CheckpointError, load_latest
 from mobile_cv_nas.engine.loop import NotFinite
 from mobile_cv_nas.engine.stop import StopRequest
-from mobile_cv_nas.errors import InputError
+from mobile_cv_nas.errors import FileError, InputError
 from mobile_cv_nas.report.tables import search_table
 
 
@@ -177,6 +177,22 @@ def test_a_stopped_run_goes_on_to_the_same_end(tiny, tmp_path, steps):
     assert same(outcome(tmp_path / "whole"), outcome(tmp_path / "run"))
 
 
+def test_a_finished_search_is_kept_and_its_child_can_be_trained_on(tiny, tmp_path):
+    folder = tmp_path / "run"
+    search_and_train(tiny())
+    kept = outcome(folder)
+    with pytest.raises(FileError, match="holds a finished run"):
+        search_and_train(tiny("SEED", 1))
+    with pytest.raises(CheckpointError, match=r"SEARCH\.EPOCHS was 4 and is 5"):
+        search_and_train(tiny("SEARCH.EPOCHS", 5), resume=True)
+    assert same(outcome(folder), kept)
+    search_and_train(tiny("TRAIN.EPOCHS", 3), resume=True)
+    assert [record["epoch"] for record in read_metrics(folder / "child")] == [1, 2, 3]
+    assert [a == b for a, b in zip(outcome(folder)[0], kept[0], strict=True)] == [True, True, False, False, False]
+    search_and_train(tiny(), overwrite=True)
+    assert same(outcome(folder), kept)
+
+
 def test_objective_params_and_inherited_weights(tiny):
     result = search_and_train(tiny("SEARCH.OBJECTIVE", "params", "SEARCH.TARGET", 800, "TRAIN.INIT", "inherit"))
     assert abs(result["params"] / 800 - 1) <= 0.2
@@ -215,7 +231,7 @@ def test_more_images_a_step_than_there_are(tiny):
     ("key", "value", "message"),
     [
         ("SEARCH.WEIGHT_LR", "1e30", r"epoch 1, step \d of 15 of the weights, learning rate \S+e\+29: cross-entropy is"),
-        ("SEARCH.COST_WEIGHT", "1e39", r"epoch 1, step 1 of 3 of the alphas, learning rate 0\.1: gradient norm is not"),
+        ("SEARCH.COST_WEIGHT", "1e39", r"epoch 1, step 1 of 3 of the alphas, learning rate 0\.5: gradient norm is not"),
     ],
 )
 def test_numbers_that_are_not_finite_stop_with_the_state_before(tiny, tmp_path, key, value, message):

@@ -21,7 +21,7 @@ from mobile_cv_nas.engine.loop import NotFinite
 from mobile_cv_nas.engine.step import Stepper
 from mobile_cv_nas.errors import FileError, InputError
 from mobile_cv_nas.tasks.classification import Classification
-from mobile_cv_nas.training.optim import build_optimizer
+from mobile_cv_nas.training.optim import build_optimizer, learning_rate
 from mobile_cv_nas.weights.file import load_weights
 
 STEPS = 1257 // 128  # an epoch of quick_cfg
@@ -112,7 +112,49 @@ def test_a_run_does_not_go_on_from_another(tmp_path):
     with pytest.raises(FileError, match="holds an unfinished run; add --resume"):
         train(quick_cfg(tmp_path), tiny_arch(), tmp_path)
     assert train(quick_cfg(tmp_path), tiny_arch(), tmp_path, resume=True)["finished"]
-    assert train(quick_cfg(tmp_path), tiny_arch(), tmp_path)["finished"]  # a finished run is replaced
+
+
+def test_a_finished_run_is_replaced_only_where_that_is_meant(tmp_path):
+    cfg = quick_cfg(tmp_path, "TRAIN.EPOCHS", "1")
+    assert train(cfg, tiny_arch(), tmp_path)["finished"]
+    (tmp_path / "notes.txt").write_text("mine")
+    kept = digests(tmp_path)
+    message = "holds a finished run; set another OUTPUT_DIR, or add --overwrite"
+    with pytest.raises(FileError, match=message):
+        train(cfg, tiny_arch(), tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(FileError, match=message):  # there is nothing to go on from
+        train(cfg, tiny_arch(), tmp_path, resume=True)
+    assert digests(tmp_path) == kept
+    assert not train(cfg, tiny_arch(), tmp_path, overwrite=True, stop=StopAfter(3))["finished"]
+    assert {path.name for path in tmp_path.iterdir()} == {"arch.yaml", "checkpoints", "metrics.jsonl", "notes.txt", "tensorboard"}
+    assert train(cfg, tiny_arch(), tmp_path, overwrite=True)["finished"]  # an unfinished one too
+    assert digests(tmp_path) == kept
+
+
+def test_a_finished_run_goes_on_for_more_epochs(tmp_path, caplog):
+    for part in ("whole", "parts"):
+        (tmp_path / part).mkdir()
+        train(quick_cfg(tmp_path / part), tiny_arch(), tmp_path / part)
+    before = read_metrics(tmp_path / "whole")
+    longer = {part: quick_cfg(tmp_path / part, "TRAIN.EPOCHS", "4") for part in ("whole", "parts")}
+    assert train(longer["whole"], tiny_arch(), tmp_path / "whole", resume=True)["finished"]
+    assert "finished after 2 epochs; going on to 4" in caplog.text
+    records = read_metrics(tmp_path / "whole")
+    assert records[:2] == before
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+    options = train_options(longer["whole"])
+    assert [record["lr"] for record in records[2:]] == [learning_rate(options, epoch * STEPS - 1, STEPS) for epoch in (3, 4)]
+    assert records[3]["loss"] < records[1]["loss"]
+    stopped = train(longer["parts"], tiny_arch(), tmp_path / "parts", resume=True, stop=StopAfter(4))
+    assert not stopped["finished"]
+    assert (tmp_path / "parts/model.safetensors").exists()  # of the two epochs, until there is a better one
+    with pytest.raises(CheckpointError, match=r"TRAIN\.EPOCHS was 4 and is 5"):  # not in the middle
+        train(quick_cfg(tmp_path / "parts", "TRAIN.EPOCHS", "5"), tiny_arch(), tmp_path / "parts", resume=True)
+    assert train(longer["parts"], tiny_arch(), tmp_path / "parts", resume=True)["finished"]
+    assert digests(tmp_path / "whole") == digests(tmp_path / "parts")
+    with pytest.raises(CheckpointError, match=r"TRAIN\.EPOCHS was 4 and is 3"):
+        train(quick_cfg(tmp_path / "parts", "TRAIN.EPOCHS", "3"), tiny_arch(), tmp_path / "parts", resume=True)
 
 
 class Vanish(StopAfter):

@@ -1,0 +1,94 @@
+"""From a trained model to the data that fits it: its preparation of images, its classes by name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ..data.data_set import Data
+from ..data.options import DataOptions
+from ..errors import listed
+from ..tasks.model import Model
+from ..weights.file import WeightsError
+
+_LOG = logging.getLogger(__name__)
+
+
+def prepared_as(model: Model, options: DataOptions, given: Collection[str] = (), source: object = "the model") -> DataOptions:
+    """The options of a data set with the mean, std, resize, interpolation and background of a model.
+
+    Args:
+        model: what the images are for.
+        options: of the data set.
+        given: names of fields that were set on purpose: they stay as they are, and where the model differs a warning says so.
+        source: what to call the model in that warning.
+    """
+    transform = model.transform
+    own: dict[str, Any] = {"background": transform.background, "mean": tuple(model.task.mean), "std": tuple(model.task.std)}
+    if model.task.labels != "boxes":  # a detector resizes its images itself
+        own["interpolation"] = transform.interpolation
+    size, resize = transform.input_size, transform.resize
+    if transform.crop and isinstance(resize, int) and resize and max(size, round(size / options.crop_ratio)) != resize:
+        own["crop_ratio"] = size / resize
+    changes = {}
+    for name, value in own.items():
+        kept = getattr(options, name)
+        kept = tuple(kept) if isinstance(kept, list) else kept
+        if kept == value:
+            continue
+        if name in given:
+            _LOG.warning("DATA.%s: %s, as set, where %s was trained with %s; leave it out to take that", name.upper(), kept, source, value)
+        else:
+            changes[name] = value
+    return replace(options, **changes)
+
+
+def in_order(data: Data, model: Model, source: object) -> Data:
+    """The data with the labels of a model's classes, by name. Raises WeightsError where the two have other classes."""
+    found = _matched(data, model, source)
+    if found is None:
+        raise WeightsError(
+            f"{source}: a network of {len(model.classes)} classes ({listed(model.classes)}), but the data has {len(data.classes)} "
+            f"({listed(data.classes)}); check DATA.DATASET and DATA.ROOT"
+        )
+    return found
+
+
+def check_head(model: Model, head: str, source: object) -> None:
+    """Raises WeightsError unless a head ("" for a classifier) can start from a model: from its own kind, or from a classifier."""
+    if model.task.head.name not in ("", head):
+        other = f"{head}; start from its own or a classifier's" if head else "empty: not of a classifier"
+        raise WeightsError(f"{source}: the weights of {model.task.head.name}, and HEAD.NAME is {other}")
+
+
+def starting_state(data: Data, model: Model, source: object) -> tuple[Data, dict[str, Tensor]]:
+    """What fine-tuning starts from: the data in the order of the model's classes, and the weights, but a classifier of others."""
+    state = dict(model.network.state_dict())
+    found = _matched(data, model, source)
+    if found is not None or model.task.labels != data.train.source.kind:
+        return found or data, state
+    if model.task.labels == "classes":
+        if len(data.classes) == len(model.classes):  # else the shape says it
+            _LOG.warning(
+                "%s: its classes are %s, not %s; the classifier starts at random", source, *map(listed, (model.classes, data.classes))
+            )
+        state = {name: value for name, value in state.items() if not name.startswith("classifier.")}
+    elif len(data.classes) == len(model.classes):  # else the shape is an error
+        names = listed(model.classes), listed(data.classes)
+        _LOG.warning("%s: its classes are %s; their outputs go on as those of %s", source, *names)
+    return data, state
+
+
+def _matched(data: Data, model: Model, source: object) -> Data | None:
+    """The data with its classes in the model's order; None where the names differ."""
+    if data.classes == model.classes:
+        return data
+    if sorted(data.classes) == sorted(model.classes):
+        _LOG.warning("%s: the classes of the data are in another order than the model's; they are matched by name", source)
+        return data.relabelled(model.classes)
+    nameless = all(name == str(i) for i, name in enumerate(model.classes))
+    return data if nameless and len(data.classes) == len(model.classes) else None

@@ -1,0 +1,64 @@
+"""The images that decide on a child are never those that it is tested on."""
+
+from pathlib import Path
+
+import pytest
+from helpers import image_folder
+from searches import build_searcher, search_and_train, search_of, tiny_cfg
+
+from mobile_cv_nas.data import DataOptions, build_data
+from mobile_cv_nas.report.tables import result_table, search_table
+
+COUNTS = {"train/cat": 20, "train/owl": 20, "val/cat": 3, "val/owl": 3}
+
+
+def config(tmp_path, counts, *opts):
+    images = image_folder(tmp_path / "images", counts, size=8)
+    return tiny_cfg(tmp_path, "DATA.DATASET", "imagefolder", "DATA.ROOT", images, "DATA.WORKERS", 0, "SEARCH.BATCH_SIZE", 4, *opts)
+
+
+def parts_of(split, root):
+    return {Path(split.source.images[index]).relative_to(root / "images").parts[0] for index in split.indices}
+
+
+def test_candidates_are_compared_on_training_images_where_there_is_no_test(tmp_path):
+    cfg = config(tmp_path, COUNTS)
+    judges, weights = search_of(cfg).judges(), build_searcher(cfg).phases[0].loader.split
+    assert parts_of(judges, tmp_path) == {"train"}
+    assert len(judges) == 6  # as many as there are in val
+    assert judges.counts(2) == [3, 3]
+    assert not set(judges.indices) & set(weights.indices)
+
+
+def test_they_are_validation_images_where_there_is_a_test(tmp_path):
+    cfg = config(tmp_path, {**COUNTS, "test/cat": 2, "test/owl": 2})
+    assert parts_of(search_of(cfg).judges(), tmp_path) == {"val"}
+
+
+def test_a_search_compares_on_these_and_reports_each_set_once(tmp_path, monkeypatch):
+    seen = []
+
+    def spy(supernet, arch, task, train, images):
+        seen.append(parts_of(images.loader.split, tmp_path))
+        return float(len(seen)), 0.0
+
+    monkeypatch.setattr("mobile_cv_nas.search.measure.measure_arch", spy)
+    monkeypatch.setattr("mobile_cv_nas.networks.supernet.Supernet.derive", lambda supernet: supernet.space.largest())
+    options = ["SEARCH.EPOCHS", 2, "SEARCH.TARGET", 14000, "SEARCH.TOLERANCE", 0.1, "SEARCH.RECALIBRATION_IMAGES", 4, "TRAIN.BATCH_SIZE", 8]
+    result = search_and_train(config(tmp_path, COUNTS, *options))
+    assert seen
+    assert all(parts == {"train"} for parts in seen)
+    assert {"val_top1", "top1"} & set(result) == {"val_top1"}
+    for table in (search_table(result, "", result["seconds"]), result_table({**result, "skipped_images": 0}, "")):
+        assert "validation top-1" in table
+        assert "test top-1" not in table
+
+
+@pytest.mark.parametrize("count", [1, 5, 40, 100])
+def test_a_spread_takes_from_all_over_the_split(tmp_path, count):
+    image_folder(tmp_path / "images", COUNTS)
+    split = build_data(DataOptions(root=str(tmp_path / "images"))).train
+    found = split.spread(count).indices
+    assert len(found) == min(count, 40)
+    gaps = [b - a for a, b in zip((*found, 40), (*found[1:], 40))][: len(found) - 1]
+    assert not gaps or max(gaps) - min(gaps) <= 1
