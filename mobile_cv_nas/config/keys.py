@@ -8,9 +8,9 @@ from yacs.config import CfgNode
 
 DETECTORS = ("faster_rcnn", "retinanet", "ssdlite")
 SEGMENTERS = ("lraspp", "deeplabv3")
-STRATEGIES = ("dmasking", "one_shot", "random", "single")  # of a search
-ALPHAS = ("dmasking",)  # of these, those with alphas
+ALPHAS = ("dmasking", "dnas", "darts", "proxyless", "reinforce", "single_path")  # strategies with alphas
 SUPERNETS = (*ALPHAS, "one_shot")  # those that train a supernet
+STRATEGIES = (*SUPERNETS, "random", "single")  # of a search
 EXPORTS = ("onnx", "pte", "mlpackage")  # kinds of files for other runtimes
 DENSE = ("coco", "voc", "digit_scenes")  # data sets whose labels are boxes or masks
 
@@ -94,6 +94,12 @@ _C.SEARCH.EVOLUTION.MUTATION = 0.1  # probability of each choice to be drawn ane
 _C.SEARCH.ONE_SHOT = CfgNode()
 _C.SEARCH.ONE_SHOT.SANDWICH = False  # each step the largest arch, the smallest and two random ones, instead of one random
 _C.SEARCH.ONE_SHOT.DISTILL = False  # with SANDWICH: all but the largest learn from its probabilities
+_C.SEARCH.DARTS = CfgNode()
+_C.SEARCH.DARTS.SECOND_ORDER = False  # the alphas' gradient sees the weights' next step, for four passes instead of one
+_C.SEARCH.REINFORCE = CfgNode()  # of reinforce, and of proxyless with that gradient
+_C.SEARCH.REINFORCE.BASELINE = 0.95  # decay of the mean reward, which is subtracted
+_C.SEARCH.PROXYLESS = CfgNode()
+_C.SEARCH.PROXYLESS.GRADIENT = "gates"  # gates (of two sampled paths) | reinforce (of the reward of one)
 _C.SEARCH.CLIP_GRAD = 0.0  # largest gradient norm of the weights; 0 = off
 _C.SEARCH.ON_NAN = "stop"  # stop | skip: what to do with a step whose loss or gradient is not finite
 
@@ -148,6 +154,7 @@ CHOICES = {
     "DATA.ON_BAD": ("stop", "skip"),
     "DATA.AUGMENT": ("none", "affine", "crop", "randaugment"),
     "SEARCH.STRATEGY": STRATEGIES,
+    "SEARCH.PROXYLESS.GRADIENT": ("gates", "reinforce"),
     "SEARCH.OBJECTIVE": ("macs", "params"),
     "SEARCH.TEMPERATURE.SCHEDULE": ("geometric", "paper"),
     "SEARCH.SHARING": ("none", "full"),
@@ -198,6 +205,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "SEARCH.EVOLUTION.POPULATION": (2, 1e5),
     "SEARCH.EVOLUTION.GENERATIONS": (0, 1e5),
     "SEARCH.EVOLUTION.MUTATION": (TINY, 1),
+    "SEARCH.REINFORCE.BASELINE": (0, 1 - 1e-9),
     "TRAIN.EPOCHS": (1, 1e6),
     "TRAIN.BATCH_SIZE": (2, 1e6),
     "TRAIN.LR": (TINY, 1e30),

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from ..errors import did_you_mean, shown
 from .files import COMMAND_LINE, ConfigError, flatten
-from .keys import ALPHAS, ANY, CHOICES, DENSE, DETECTORS, RANGES, SEGMENTERS, SUPERNETS, TINY, get_cfg
+from .keys import ALPHAS, ANY, CHOICES, DENSE, DETECTORS, RANGES, SEGMENTERS, STRATEGIES, SUPERNETS, TINY, get_cfg
 
 PURPOSES = ("", "search", "train", "test")
 MAX_CHANNELS = 64  # of an image
@@ -58,7 +58,18 @@ def _strategy(keys: str, names: Sequence[str], remedy: str = "", harmless: tuple
 
 STRATEGY_RULES = (
     _strategy("ALPHA_LR ALPHA_FRACTION ALPHA_WEIGHT_DECAY COST_WEIGHT WARMUP_FRACTION DRAWS CANDIDATES", ALPHAS),
-    _strategy("TEMPERATURE.*", ("dmasking",)),
+    _strategy("TEMPERATURE.*", ("dmasking", "dnas")),
+    _strategy("SHARING", tuple(name for name in STRATEGIES if name != "single_path"), "it has one super-kernel"),
+    _strategy("DARTS.SECOND_ORDER", ("darts",), harmless=(False,)),
+    _strategy("PROXYLESS.GRADIENT", ("proxyless",)),
+    _strategy("REINFORCE.BASELINE", ("reinforce", "proxyless")),
+    Rule(
+        ("SEARCH.REINFORCE.BASELINE",),
+        lambda c, _: c.SEARCH.STRATEGY == "proxyless" and c.SEARCH.PROXYLESS.GRADIENT == "gates",
+        "SEARCH.PROXYLESS.GRADIENT",
+        "use reinforce",
+        typed_only=True,
+    ),
     _strategy(
         "BATCH_SIZE WEIGHT_LR WEIGHT_MOMENTUM WEIGHT_DECAY CLIP_GRAD SHARING RECOMPUTE RESOLUTION ON_NAN "
         "RECALIBRATION_IMAGES RANKING_IMAGES",

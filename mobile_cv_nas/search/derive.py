@@ -104,19 +104,26 @@ def _flatten(probabilities: Tensor, sharpness: float) -> list[float]:
     return F.softmax(probabilities.double().clamp_min(1e-30).log() * sharpness, dim=0).tolist()
 
 
-def derive_arch(supernet: Supernet, goal: Goal, judge: Judge, draws: int, compare: int, seed: int) -> Derived:
-    """The arch of a finished search: the argmax if it meets the goal, else the best of `draws` from softmax(alpha).
+def derive_arch(
+    space: SearchSpace, argmax: ArchDef, probabilities: Mapping[str, Tensor], goal: Goal, judge: Judge, how: tuple[int, int, int]
+) -> Derived:
+    """The arch of a finished search: the argmax if it meets the goal, else what `best_drawn` gives. Raises DeriveError as that does."""
+    if goal.met(goal.cost(space, argmax)):
+        return Derived(argmax, "argmax", 0, 0, math.nan)
+    return best_drawn(space, probabilities, goal, judge, how)
 
-    Of those that meet the goal, the `compare` most probable are measured, and the best is taken.
+
+def best_drawn(space: SearchSpace, probabilities: Mapping[str, Tensor], goal: Goal, judge: Judge, how: tuple[int, int, int]) -> Derived:
+    """The best of some archs that are drawn: of those that meet the goal, the most probable are measured.
+
+    Args:
+        how: how many are drawn, and how many measured; the seed of the draw.
 
     Raises:
         DeriveError: no arch near the target was found.
     """
-    space = supernet.space
-    argmax = supernet.derive()
-    if goal.met(goal.cost(space, argmax)):
-        return Derived(argmax, "argmax", 0, 0, math.nan)
-    candidates = draw_candidates(space, supernet.probabilities(), goal, draws, seed)
+    draws, compare, seed = how
+    candidates = draw_candidates(space, probabilities, goal, draws, seed)
     archs = [candidate.arch for candidate in candidates[:compare]]
     scores = judge.scores(archs)
     best = best_of(archs, scores)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,16 @@ from ..engine.loop import Loop
 from ..engine.run_folder import CHECKPOINTS
 from ..engine.runtime import Runtime
 from ..engine.stop import StopRequest
+from ..networks.supernet import Supernet
 from ..tasks.model import WEIGHTS
 from ..tasks.task import Task
 from ..training.options import Recipe
 from ..training.trainer import Trainer
 from ..weights.file import load_weights
 from .derive import inherited_child, measure_arch
+from .goal import Goal
 from .judge import Judge, Score, Stopped, new_memory
 from .options import SearchOptions
-from .searcher import Searcher
 
 FINALISTS = "finalists"  # the folder of trainings that choose between archs
 
@@ -35,34 +36,36 @@ class Measure:
     """What a judge asks.
 
     Args:
-        searcher: whose supernet lends its weights.
+        supernet: that lends its weights.
+        task: that the search learns.
+        goal: of the search.
+        options: of the search.
         data: training images renew norm statistics, validation images measure.
         recipe: of the trainings.
         child_task: what children are trained for.
-        folder: of the run.
+        runtime: device, precision and processes.
     """
 
-    searcher: Searcher
+    supernet: Supernet
+    task: Task
+    goal: Goal
+    options: SearchOptions
     data: Data
     recipe: Recipe
     child_task: Task
-    folder: Path
-
-    @property
-    def runtime(self) -> Runtime:
-        return self.searcher.runtime
+    runtime: Runtime
 
     def judge(self, loop: Loop, stop: StopRequest) -> Judge:
-        """The judge of a run, whose memory is saved with the loop's results."""
+        """The judge of a run, whose memory is saved with the loop's results; trainings are left in its folder."""
         memory = loop.results.setdefault("judged", new_memory())
-        search, goal, space = self.searcher, self.searcher.goal, self.searcher.space
+        goal, space, folder = self.goal, self.supernet.space, loop.folder / FINALISTS
         calibration, images = self._calibration(), self._ranking()
 
         def measure(arch: ArchDef) -> Score:
-            return measure_arch(search.supernet, arch, search.task, calibration, images)
+            return measure_arch(self.supernet, arch, self.task, calibration, images)
 
         def train(arch: ArchDef, epochs: int, name: str, earlier: str) -> Score:
-            return self._train(arch, epochs, name, earlier, stop)
+            return self._train(arch, epochs, folder / name, folder / earlier if earlier else None, stop)
 
         def pause() -> None:
             wanted = self.runtime.sum([stop.requested, self.runtime.main and stop.due()])
@@ -78,19 +81,23 @@ class Measure:
         count = len(images.loader.split) + sum(len(batch) for batch in calibration)
         return Judge(measure, train, macs, (count, len(self.data.train)), memory, pause)
 
+    def scores(self, archs: Sequence[ArchDef]) -> list[Score]:
+        """Of archs with the supernet's weights and norm statistics of their own."""
+        calibration, images = self._calibration(), self._ranking()
+        return [measure_arch(self.supernet, arch, self.task, calibration, images) for arch in archs]
+
     def inherited(self, arch: ArchDef) -> nn.Module:
         """The child of an arch with the supernet's weights and norm statistics of its own."""
-        return inherited_child(self.searcher.supernet, arch, self.searcher.task, self._calibration())
+        return inherited_child(self.supernet, arch, self.task, self._calibration())
 
-    def _train(self, arch: ArchDef, epochs: int, name: str, earlier: str, stop: StopRequest) -> Score:
-        """The score after a training into a folder of that name; `earlier` is the folder whose weights it begins with."""
+    def _train(self, arch: ArchDef, epochs: int, folder: Path, earlier: Path | None, stop: StopRequest) -> Score:
+        """The score after a training into a folder; `earlier` is the folder whose weights it begins with."""
         recipe = replace(self.recipe, train=replace(self.recipe.train, epochs=epochs, eval_every=epochs, warmup_epochs=0.0))
-        folder = self.folder / FINALISTS / name
-        weights = load_weights(self.folder / FINALISTS / earlier / WEIGHTS)[0] if earlier else None
+        weights = load_weights(earlier / WEIGHTS)[0] if earlier is not None else None
         goes_on = (folder / CHECKPOINTS).is_dir()
         if self.runtime.main:
             folder.mkdir(parents=True, exist_ok=True)
-        data, options, seed = self.data, self.searcher.options, self.recipe.seed
+        data, options, seed = self.data, self.options, self.recipe.seed
         learnt = data.train if data.test is not None else data.train.halves(options.alpha_fraction, seed)[0]
         data = replace(data, train=learnt, val=judging_images(data, options, seed), test=None)
         trainer = Trainer(self.child_task.child(arch), arch, data, recipe, self.runtime, weights)
@@ -100,20 +107,20 @@ class Measure:
 
     def _calibration(self) -> list[Any]:
         """Random training images in batches, at the largest input size, that renew norm statistics."""
-        count = min(self.searcher.options.recalibration_images, len(self.data.train))
+        count = min(self.options.recalibration_images, len(self.data.train))
         size = min(64, count)
         return [images for images, _ in self._batches(self.data.train, size, count // size)]
 
     def _ranking(self) -> Batches:
         """The validation images that archs are measured on: all, or as many random ones as SEARCH.RANKING_IMAGES says."""
-        split, count = judging_images(self.data, self.searcher.options, self.recipe.seed), self.searcher.options.ranking_images
+        split, count = judging_images(self.data, self.options, self.recipe.seed), self.options.ranking_images
         if 0 < count < len(split):
             split = Split(split.source, tuple(random.Random(self.recipe.seed).sample(split.indices, count)))
         return self._batches(split, self.recipe.train.eval_batch_size)
 
     def _batches(self, split: Split, size: int, train: int | None = None) -> Batches:
         """Batches of a split on the device; `train` random ones, or all in order."""
-        side = self.searcher.space.max_input_size
+        side = self.supernet.space.max_input_size
         loader = build_loader(self.recipe.data, split, side, size, train is not None, seed=self.recipe.seed)
         return Batches(loader, self.runtime, train)
 

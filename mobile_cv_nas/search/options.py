@@ -44,4 +44,9 @@ class SearchOptions:
     mutation: float = field(default=0.1, metadata={"key": "SEARCH.EVOLUTION.MUTATION"})  # evolution: probability of each choice
     sandwich: bool = field(default=False, metadata={"key": "SEARCH.ONE_SHOT.SANDWICH"})  # one_shot: largest, smallest, two random paths
     distill: bool = field(default=False, metadata={"key": "SEARCH.ONE_SHOT.DISTILL"})  # one_shot: they learn from the largest
+    second_order: bool = field(default=False, metadata={"key": "SEARCH.DARTS.SECOND_ORDER"})  # darts: alphas see the weights' next step
+    baseline: float = field(default=0.95, metadata={"key": "SEARCH.REINFORCE.BASELINE"})  # policy gradients: decay of the mean reward
+    gradient: str = field(
+        default="gates", metadata={"key": "SEARCH.PROXYLESS.GRADIENT"}
+    )  # proxyless: gates (of two paths) | reinforce (of a reward)
     on_nan: str = "stop"  # stop | skip: what to do with a step whose loss or gradient is not finite

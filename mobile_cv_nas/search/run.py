@@ -23,6 +23,7 @@ from ..engine.stop import StopRequest
 from ..errors import InputError
 from ..files import atomic_open
 from ..model_zoo.builder import find_arch
+from ..networks.supernet import Supernet
 from ..report.network import draw_arch
 from ..report.search import draw_alphas, draw_curves
 from ..report.space import find_space
@@ -33,7 +34,7 @@ from ..training.options import Recipe, changed
 from ..training.trainer import Trainer, TrainResult, data_for, training_task
 from .derive import Derived
 from .goal import check_target, parse_target
-from .judge import Stopped
+from .judge import Score, Stopped
 from .measure import FINALISTS, Measure, judging_images
 from .options import SearchOptions
 from .result import SearchResult
@@ -164,8 +165,8 @@ class SearchRun:
             goes_on = runtime.gather(goes_on)[0]
             stop = stop or stack.enter_context(StopRequest(runtime.options.minutes))
             start = time.monotonic()
-            measure = Measure(searcher, self.data, self.recipe, self.child_task, folder)
-            found = self._search(searcher, measure, stop, goes_on, callback)
+            measure = self._measure(searcher.supernet)
+            found = self._search(searcher, measure, folder, stop, goes_on, callback)
             if found is None:
                 return SearchResult(folder)
             derived, spent = found
@@ -183,7 +184,7 @@ class SearchRun:
             return result
 
     def _search(
-        self, searcher: Searcher, measure: Measure, stop: StopRequest, resume: bool, callback: Callback | None
+        self, searcher: Searcher, measure: Measure, folder: Path, stop: StopRequest, resume: bool, callback: Callback | None
     ) -> tuple[Derived, dict[str, int]] | None:
         """Searches, or goes on, and derives an arch; None if stopped on request. Leaves metrics, arch, supernet, figures.
 
@@ -192,7 +193,7 @@ class SearchRun:
         parts = {"kind": "search", "space": json.dumps(self.space.to_dict()), "processes": self.runtime.world, "SEED": self.recipe.seed}
         recipe = self.recipe
         sections = {"data": recipe.data, "search": self.options, "head": recipe.head, "runtime": recipe.runtime}
-        loop = Loop(searcher, measure.folder, self.runtime, fingerprint(parts, **sections), callback)
+        loop = Loop(searcher, folder, self.runtime, fingerprint(parts, **sections), callback)
         if resume:
             loop.restore()
         if not loop.run(stop):
@@ -209,7 +210,7 @@ class SearchRun:
         else:
             derived = Derived(**{**loop.results["derived"], "arch": ArchDef.parse(loop.results["derived"]["arch"])})
         if self.runtime.main:
-            self._write(searcher, measure.folder, derived)
+            self._write(searcher, folder, derived)
         judged, own = loop.results["judged"], searcher.spent
         return derived, {
             "search_images": round(own["images"]) + judged["trained_images"],
@@ -217,6 +218,13 @@ class SearchRun:
             "judged_images": judged["judged_images"],
             "judged_macs": judged["judged_macs"],
         }
+
+    def measured(self, supernet: Supernet, archs: Sequence[ArchDef]) -> list[Score]:
+        """Scores of archs with the weights of a supernet that was searched, as candidates get them."""
+        return self._measure(supernet).scores(archs)
+
+    def _measure(self, supernet: Supernet) -> Measure:
+        return Measure(supernet, self.task, self.goal, self.options, self.data, self.recipe, self.child_task, self.runtime)
 
     def judges(self) -> Split:
         """The images that candidates are compared on; see `judging_images`."""

@@ -99,7 +99,7 @@ class Searcher:
         kind = find_strategy(options.strategy)
         if issubclass(kind, AlphaStrategy):
             options = paced(options, data.train, recipe.seed, runtime.main)
-        self.space, self.task, self.goal, self.options, self.runtime = space, task, goal, options, runtime
+        self.space, self.task, self.data, self.goal, self.options, self.runtime = space, task, data, goal, options, runtime
         self.on_nan = options.on_nan
         _check_runtime(kind.one_path, options.strategy, runtime)
         seed_everything(recipe.seed)

@@ -90,14 +90,14 @@ def test_the_argmax_is_taken_when_it_is_near_and_else_the_best_candidate(tmp_pat
         for alpha in supernet.alpha_parameters():
             alpha[-1] += 1
     cost = space.cost(supernet.derive(), 10).macs
-    near = derive_arch(supernet, Goal("macs", cost * 1.04, 0.05, TEN), judge(None), 10, 1, seed=0)
+    near = derive_arch(space, supernet.derive(), {}, Goal("macs", cost * 1.04, 0.05, TEN), judge(None), (10, 1, 0))
     assert (near.how, near.arch) == ("argmax", supernet.derive())
     images = [images for images, _ in itertools.islice(searcher.loaders[0].epoch(0), 3)]
     val = list(itertools.islice(searcher.loaders[1].epoch(0), 1))
     goal = Goal("macs", 12000, 0.2, TEN)
     memory = new_memory()
     found = judge(lambda arch: measure_arch(supernet, arch, searcher.task, images, val), memory)
-    far = derive_arch(supernet, goal, found, 200, 3, seed=0)
+    far = derive_arch(space, supernet.derive(), supernet.probabilities(), goal, found, (200, 3, 0))
     assert (far.how, far.compared) == ("sampled", 3)
     assert far.within > 3
     assert goal.met(space.cost(far.arch, 10).macs)

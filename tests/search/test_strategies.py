@@ -24,7 +24,7 @@ def test_the_names_are_the_same_everywhere():
     assert {name for name, kind in STRATEGIES if issubclass(kind, AlphaStrategy)} == set(ALPHAS)
     assert set(NAMES) - set(NO_SUPERNET) == set(SUPERNETS)
     for name, kind in STRATEGIES:
-        assert "Source: " in sys.modules[kind.__module__].__doc__, name
+        assert "\nSource" in sys.modules[kind.__module__].__doc__, name
 
 
 def test_an_unknown_strategy_is_refused_with_a_hint(tmp_path):

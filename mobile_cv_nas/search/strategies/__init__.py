@@ -10,14 +10,24 @@ from fvcore.common.registry import Registry
 
 from ...errors import InputError, did_you_mean
 from .base import Strategy
+from .darts import Darts
 from .dmasking import DMasking
+from .dnas import Dnas
 from .one_shot import OneShot
+from .proxyless import Proxyless
 from .random import RandomSearch
+from .reinforce import Reinforce
 from .single import Single
+from .single_path import SinglePath
 
 STRATEGIES = Registry("STRATEGIES")
 for _name, _kind in {
     "dmasking": DMasking,
+    "dnas": Dnas,
+    "darts": Darts,
+    "proxyless": Proxyless,
+    "reinforce": Reinforce,
+    "single_path": SinglePath,
     "one_shot": OneShot,
     "random": RandomSearch,
     "single": Single,

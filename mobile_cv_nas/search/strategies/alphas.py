@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...arch import ArchDef
 from ...engine.step import Loss, Stepper
 from ..derive import Derived, derive_arch
 from ..judge import Judge
+from ..options import SearchOptions
 from .base import Setting, Strategy
 
 
@@ -22,6 +26,10 @@ class AlphaStrategy(Strategy):
         super().__init__(setting)
         self.warmup = round(self.options.warmup_fraction * self.options.epochs)
         self.steppers = {"weights": self.weight_stepper(), "alphas": self.alpha_stepper()}
+
+    @classmethod
+    def passes(cls, options: SearchOptions) -> dict[str, int]:
+        return {"weights": 1, "alphas": 1}
 
     def alpha_stepper(self) -> Stepper:
         """Adam on the alphas."""
@@ -47,18 +55,27 @@ class AlphaStrategy(Strategy):
         """The arch that the search would name now."""
         return self.supernet.derive()
 
+    def probabilities(self) -> Mapping[str, Tensor]:
+        """Of each option of every choice, (options,); archs are drawn by these."""
+        return self.supernet.probabilities()
+
     def propose(self, judge: Judge) -> Derived:
-        return derive_arch(self.supernet, self.goal, judge, self.options.draws, self.options.candidates, self.setting.seed)
+        o, space = self.options, self.supernet.space
+        return derive_arch(space, self.derive(), self.probabilities(), self.goal, judge, (o.draws, o.candidates, self.setting.seed))
 
     def report(self, epoch: int) -> dict[str, Any]:
         """Costs, entropy and probabilities."""
-        entropies = self.supernet.entropies()
         return {
             **self.costs(),
             "entropy": self.entropy(),
-            **{f"entropy/{name}": value for name, value in entropies.items()},
-            "probabilities": {name: p.tolist() for name, p in self.supernet.probabilities().items()},
+            **{f"entropy/{name}": value for name, value in self.entropies().items()},
+            "probabilities": {name: p.tolist() for name, p in self.probabilities().items()},
         }
+
+    def entropies(self) -> dict[str, float]:
+        """Of each choice, over that of equal probabilities."""
+        found = self.probabilities().items()
+        return {name: float(-torch.special.xlogy(p, p).sum() / math.log(len(p))) for name, p in found}
 
     @torch.no_grad()
     def costs(self) -> dict[str, float]:
@@ -67,6 +84,6 @@ class AlphaStrategy(Strategy):
         return {"cost_expected": float(expected), "cost_argmax": float(self.goal.cost(self.supernet.space, self.derive()))}
 
     def entropy(self) -> float:
-        """Mean normalised entropy of softmax(alpha)."""
-        values = self.supernet.entropies().values()
+        """Mean normalised entropy of the probabilities."""
+        values = self.entropies().values()
         return sum(values) / len(values) if values else 0.0

@@ -78,6 +78,11 @@ class Strategy:
         self.loaders: Mapping[str, Loader] = {}
         self.model = self.runtime.compile(self.task.learner(self.supernet))
 
+    @classmethod
+    def passes(cls, options: SearchOptions) -> dict[str, int]:
+        """Of each phase, how often it passes an image forward and backward; {} where no supernet is trained."""
+        return {}
+
     @property
     def epochs(self) -> int:
         """In which the supernet is trained."""

@@ -27,6 +27,7 @@ from ...tasks.classification import Classification
 from ..derive import Derived
 from ..evolve import Evolution
 from ..judge import Judge
+from ..options import SearchOptions
 from ..sampling import uniform_picks
 from .base import Setting, Strategy
 
@@ -49,6 +50,10 @@ class OneShot(Strategy):
         if o.sandwich:
             ends = [find(by=goal.objective, in_channels=goal.in_channels, head=goal.head) for find in (space.largest, space.smallest)]
         self.ends = [space.encode(arch) for arch in ends]
+
+    @classmethod
+    def passes(cls, options: SearchOptions) -> dict[str, int]:
+        return {"weights": 2 + MIDDLE if options.sandwich else 1}
 
     def prepare(self, phase: str, epoch: int, step: int) -> None:
         """Draws the paths of a step."""
