@@ -24,9 +24,11 @@ if TYPE_CHECKING:  # what _LAZY names, for type checkers and editors; a test com
     from .model_zoo import get_arch as get_arch
     from .model_zoo import get_card as get_card
     from .model_zoo import list_models as list_models
+    from .search.again import derive_networks as derive_networks
     from .search.objective import register_objective as register_objective
-    from .search.run import SearchResult as SearchResult
+    from .search.result import SearchResult as SearchResult
     from .search.run import search as search
+    from .search.saved import load_supernet as load_supernet
     from .tasks.detectors import build_detector as build_detector
     from .tasks.model import Model as Model
     from .tasks.model import load as load
@@ -46,10 +48,11 @@ _LAZY = {
     "LatencyTable": "deploy.latency.table",
     "Model": "tasks.model",
     "Prediction": "tasks.prediction",
-    "SearchResult": "search.run",
+    "SearchResult": "search.result",
     "TrainResult": "training.trainer",
     "build_detector": "tasks.detectors",
     "build_segmenter": "tasks.segmenters",
+    "derive_networks": "search.again",
     "export": "deploy.export",
     "fbnet_builder": "model_zoo",
     "fold": "deploy.fold",
@@ -57,6 +60,7 @@ _LAZY = {
     "get_card": "model_zoo",
     "list_models": "model_zoo",
     "load": "tasks.model",
+    "load_supernet": "search.saved",
     "register_objective": "search.objective",
     "search": "search.run",
     "train": "training.trainer",

@@ -14,9 +14,10 @@ from ..errors import FileError, InputError, did_you_mean, shown
 from ..files import parse_yaml, read_yaml
 
 # Definition files are found from the config file that names them; data and output from the current folder.
-PATHS = ("MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE", "SEARCH.TABLE")
+PATHS = ("MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE", "SEARCH.ARCH", "SEARCH.TABLE")
 COMMAND_LINE = "command line"  # as the source of a value
-_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}  # of SEARCH.TARGET
+_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}  # of SEARCH.TARGET and SEARCH.TARGETS
+_FLOATS = ("SEARCH.TARGETS",)  # lists that are empty by default, of any numbers
 _TEXTS = ("EXPORT.FORMATS", "SEARCH.LIMITS")  # lists of names; others are of numbers
 _TEXTS_LIKE = {"EXPORT.FORMATS": "[onnx, pte]", "SEARCH.LIMITS": "{macs: 60M, params: 4M}"}
 _OBJECTIVES = {"ms": (1.0, "latency"), "us": (1e-3, "latency"), "bytes": (1.0, "memory"), "kb": (1e3, "memory"), "mb": (1e6, "memory")}
@@ -139,9 +140,11 @@ def _set(cfg: CfgNode, defaults: CfgNode, key: str, value: Any, source: str) -> 
     node = cfg
     for section in sections:
         node = node[section]
-    kind = [""] if key in _TEXTS else default
+    kind = [""] if key in _TEXTS else [0.0] if key in _FLOATS else default
     if key == "SEARCH.TARGET":
         value = _number(_in_units(value)[0])
+    elif key == "SEARCH.TARGETS" and isinstance(value, list):
+        value = [_number(_in_units(one)[0]) for one in value]
     elif key == "SEARCH.LIMITS" and isinstance(value, dict):
         value = [f"{objective}: {most}" for objective, most in value.items()]
     node[name] = _coerce(value, kind, f"{source}: {key}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NAMES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
@@ -26,27 +26,59 @@ def result_table(result: Mapping[str, Any], weights: str) -> str:
     return table(rows)
 
 
-def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, float]) -> str:
+def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, float], found_by: str = "search") -> str:
     """The result of a search and of the training of its child; or where it was stopped."""
     if not result["finished"]:
         return _stopped(result)
-    cost, key = result[result["objective"]], next((k for k in ("top1", "miou", "ap50") if f"val_{k}" in result), "")
-    how = "argmax of the alphas"
-    if result["derived"] == "sampled":
-        how = f"best of {result['candidates_compared']} compared, {result['candidates_within']} near the target"
+    if "targets" in result:
+        return _targets_table(result["targets"], folder, seconds)
+    cost, key = result.get("counted", result[result["objective"]]), next((k for k in ("top1", "miou", "ap50") if f"val_{k}" in result), "")
+    how, compared = result["derived_in_words"], result["candidates_compared"]
+    if compared:
+        how += f", best of {compared} compared, {result['candidates_within']} near the target"
     scores = [(of, prefix + key) for of, prefix in (("test", ""), ("validation", "val_")) if prefix + key in result]
     return table(
         [
             *((f"{of} {name_of(key)}", f"{result[name]:.4f}") for of, name in scores),
             *_costs(result),
+            *_counted(result),
             *_aim(result, cost),
             ("derived", how),
             *_decided(result.get("entropy")),
-            ("search", f"{seconds[0]:.0f} s"),
+            (found_by, f"{seconds[0]:.0f} s"),
             ("training and test", f"{seconds[1]:.0f} s"),
             ("result folder", folder),
         ]
     )
+
+
+def _targets_table(found: Sequence[Mapping[str, Any]], folder: str, seconds: tuple[float, float]) -> str:
+    """A row a target, then what they have in common."""
+    from tabulate import tabulate
+
+    key = next((k for k in ("top1", "miou", "ap50") if f"val_{k}" in found[0]), "")
+    columns = [(of, prefix + key) for of, prefix in (("test", ""), ("validation", "val_")) if key and prefix + key in found[0]]
+    rows = []
+    for one in found:
+        off = f"{one.get('counted', one[one['objective']]) / one['target'] - 1:+.1%}"
+        rows.append([one["folder"], f"{one['macs']:,}", f"{one['params']:,}", off, *(f"{one[name]:.4f}" for _, name in columns)])
+    heads = ["target", "MACs", "parameters", "off", *(f"{of} {name_of(key)}" for of, _ in columns)]
+    align = ["left", *["right"] * (len(heads) - 1)]
+    rest = [("search", f"{seconds[0]:.0f} s"), ("training and test", f"{seconds[1]:.0f} s"), ("result folder", folder)]
+    return tabulate(rows, heads, disable_numparse=True, colalign=align) + "\n\n" + table(rest)
+
+
+def networks_table(found: Sequence[Mapping[str, Any]], objective: str, target: float, epochs: int, folder: str) -> str:
+    """The networks that were derived from a finished search, the best first; a row is as networks.yaml has it."""
+    from tabulate import tabulate
+
+    rows = []
+    for one in found:
+        off = f"{one[objective] / target - 1:+.1%}"
+        rows.append([one["arch"], f"{one['macs']:,}", f"{one['params']:,}", off, f"{one['score']:.4f}", f"{one['log_probability']:.1f}"])
+    heads = ["network", "MACs", "parameters", "off", "score, inherited", "log-probability"]
+    rest = [("target, " + _UNITS.get(objective, objective), f"{target:,.0f}"), ("epochs of the alphas", str(epochs)), ("folder", folder)]
+    return tabulate(rows, heads, disable_numparse=True, colalign=["left", *["right"] * 5]) + "\n\n" + table(rest)
 
 
 def _aim(result: Mapping[str, Any], cost: float) -> list[tuple[str, str]]:
@@ -83,6 +115,13 @@ def _decided(entropy: float | None) -> list[tuple[str, str]]:
 
 def _costs(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("MACs", f"{result['macs']:,}"), ("parameters", f"{result['params']:,}")]
+
+
+def _counted(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the target is compared with, where that is no cost of the network that was trained."""
+    if "counted" not in result:
+        return []
+    return [(f"{_UNITS[result['objective']]} with {result['target_classes']:,} classes", f"{result['counted']:,}")]
 
 
 def _stopped(result: Mapping[str, Any]) -> str:

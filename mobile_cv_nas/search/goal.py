@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -85,11 +85,47 @@ class Goal:
         return {self.objective: self.by.cost(arch, self.head, self.in_channels), **found}
 
 
+def target_name(target: float) -> str:
+    """What a target and its folder are called: 50M, 2.64M, 414.592k."""
+    unit, size = next(((unit, size) for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if target >= size), ("", 1.0))
+    return f"{target / size:.12g}{unit}"
+
+
+def each_target(options: SearchOptions) -> dict[str, SearchOptions]:
+    """The options of each target by its name, which is also that of its folder, such as 50M; "" is the name of a single one.
+
+    Raises InputError for a target that is named twice.
+    """
+    if not options.targets:
+        return {"": options}
+    found: dict[str, SearchOptions] = {}
+    for target in options.targets:
+        name = target_name(target)
+        if name in found:
+            raise InputError(f"SEARCH.TARGETS: {name} is there twice; name each target once")
+        found[name] = replace(options, target=target)
+    if len(found) == 1:
+        raise InputError(f"SEARCH.TARGETS: {name} alone; name several, or set SEARCH.TARGET")
+    return found
+
+
+def counted_head(head: HeadDef, options: SearchOptions) -> HeadDef:
+    """The head that costs are counted under: that of the search, with as many classes as the target is meant for.
+
+    Raises InputError where the options have classes, and the head is no classifier.
+    """
+    if not options.target_classes:
+        return head
+    if head.name != "classifier" or options.target_classes < 0:
+        raise InputError(f"SEARCH.TARGET_CLASSES: {options.target_classes}: a number of classes, of a classifier; the head is {head.name}")
+    return replace(head, num_classes=options.target_classes)
+
+
 def check_target(options: SearchOptions, space: SearchSpace, head: HeadDef, in_channels: int = 3, source: str = "the space") -> Goal:
     """The goal of a search. Raises InputError, which gives the range, if no arch of the space can meet it."""
     if not space.choices:
         raise InputError(f"SEARCH.SPACE: {source} has one network, nothing to choose; train it with tools/train_net.py")
-    limits = _limits(options)
+    limits = limits_of(options)
     measure = objective_of(options.objective, options.table)
     goal = Goal(options.objective, options.target, options.tolerance, head, in_channels, measure, limits)
     low, high = measure.ends(space, head, in_channels)
@@ -108,7 +144,8 @@ def check_target(options: SearchOptions, space: SearchSpace, head: HeadDef, in_c
     return goal
 
 
-def _limits(options: SearchOptions) -> tuple[Limit, ...]:
+def limits_of(options: SearchOptions) -> tuple[Limit, ...]:
+    """The limits of a search. Raises InputError."""
     found = parse_limits(options.limits)
     if options.objective in found:
         raise InputError(f"SEARCH.LIMITS: {options.objective}: it has the target; a limit is for another objective")
