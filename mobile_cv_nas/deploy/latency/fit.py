@@ -60,8 +60,8 @@ def fit_table(manifest: Manifest, measurement: Measurement, like: LatencyTable |
     Args:
         manifest: of the networks.
         measurement: of them. Where it has profiles, each operator is fitted to its own times; else whole networks are.
-        like: a table of a similar device, of which calls, pointwise convolutions, depthwise ones of each kernel and all else get a factor: a
-            dozen networks are enough then.
+        like: a table of a similar device, of which calls, pointwise convolutions, depthwise ones of each kernel and all else get a factor:
+            a dozen networks are enough then.
         note: for the users of the table.
 
     Raises:
