@@ -1,4 +1,4 @@
-"""The shipped latency tables: they know every cell of their space, and did better than MACs alone on networks that they were not fitted to."""
+"""The shipped latency tables know every cell of their space, and did better than MACs alone on networks they were not fitted to."""
 
 from __future__ import annotations
 
