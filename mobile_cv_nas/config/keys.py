@@ -9,8 +9,8 @@ from yacs.config import CfgNode
 DETECTORS = ("faster_rcnn", "retinanet", "ssdlite")
 SEGMENTERS = ("lraspp", "deeplabv3")
 ALPHAS = ("dmasking", "dnas", "darts", "proxyless", "reinforce", "single_path")  # strategies with alphas
-SUPERNETS = (*ALPHAS, "one_shot")  # those that train a supernet
-STRATEGIES = (*SUPERNETS, "random", "single")  # of a search
+SUPERNETS = (*ALPHAS, "one_shot", "slimming")  # those that train a supernet
+STRATEGIES = (*SUPERNETS, "predictor", "random", "single")  # of a search
 EXPORTS = ("onnx", "pte", "mlpackage")  # kinds of files for other runtimes
 DENSE = ("coco", "voc", "digit_scenes")  # data sets whose labels are boxes or masks
 
@@ -87,7 +87,9 @@ _C.SEARCH.RANKING_IMAGES = 0  # random validation images that candidates are com
 _C.SEARCH.ARCH = ""  # single: arch file (relative to the config file) or zoo name to take; "": a uniformly scaled one at TARGET
 _C.SEARCH.RANDOM = CfgNode()
 _C.SEARCH.RANDOM.ARCHS = 16  # random: archs at TARGET that are trained, for EPOCHS in all
-_C.SEARCH.EVOLUTION = CfgNode()  # of one_shot
+_C.SEARCH.PREDICTOR = CfgNode()
+_C.SEARCH.PREDICTOR.SAMPLES = 16  # predictor: archs at TARGET that a Gaussian process learns from, trained for EPOCHS in all
+_C.SEARCH.EVOLUTION = CfgNode()  # of one_shot and predictor
 _C.SEARCH.EVOLUTION.POPULATION = 32  # archs of a generation
 _C.SEARCH.EVOLUTION.GENERATIONS = 10  # after the first
 _C.SEARCH.EVOLUTION.MUTATION = 0.1  # probability of each choice to be drawn anew
@@ -202,6 +204,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "SEARCH.RECALIBRATION_IMAGES": (2, 1e7),
     "SEARCH.TOLERANCE": (TINY, 1),
     "SEARCH.RANDOM.ARCHS": (1, 4096),
+    "SEARCH.PREDICTOR.SAMPLES": (4, 4096),
     "SEARCH.EVOLUTION.POPULATION": (2, 1e5),
     "SEARCH.EVOLUTION.GENERATIONS": (0, 1e5),
     "SEARCH.EVOLUTION.MUTATION": (TINY, 1),

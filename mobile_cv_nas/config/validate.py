@@ -75,10 +75,11 @@ STRATEGY_RULES = (
         "RECALIBRATION_IMAGES RANKING_IMAGES",
         SUPERNETS,
     ),
-    _strategy("EPOCHS", (*SUPERNETS, "random")),
+    _strategy("EPOCHS", (*SUPERNETS, "predictor", "random")),
     _strategy("ARCH", ("single",), harmless=("",)),
     _strategy("RANDOM.ARCHS", ("random",)),
-    _strategy("EVOLUTION.*", ("one_shot",)),
+    _strategy("EVOLUTION.*", ("one_shot", "predictor")),
+    _strategy("PREDICTOR.SAMPLES", ("predictor",)),
     _strategy("ONE_SHOT.*", ("one_shot",), harmless=(False,)),
     Rule(("SEARCH.ONE_SHOT.DISTILL",), lambda c, _: not c.SEARCH.ONE_SHOT.SANDWICH, "SEARCH.ONE_SHOT.SANDWICH", "set it", (False,)),
 )
