@@ -8,24 +8,25 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
 from ..data.data_set import Data, Split
+from ..data.digest import data_digest
+from ..engine.about import about_run
 from ..engine.loop import Loop
-from ..engine.run_folder import CHECKPOINTS, RunFolder, check_free, fingerprint, open_run, write_result
+from ..engine.run_folder import CHECKPOINTS, RunFolder, check_free, fingerprint
 from ..engine.runtime import Runtime, start_runtime
 from ..engine.stop import StopRequest
-from ..errors import InputError
-from ..files import atomic_open
+from ..errors import InputError, listed, require
 from ..model_zoo.builder import find_arch
 from ..networks.supernet import Supernet
-from ..report.network import draw_arch
-from ..report.search import draw_alphas, draw_curves
+from ..nn.shapes import Cost
+from ..report.run import CHILD
 from ..report.space import find_space
 from ..tasks.build import make_task
 from ..tasks.task import LossOptions, Task
@@ -33,17 +34,19 @@ from ..training.check import check_training
 from ..training.options import Recipe, changed
 from ..training.trainer import Trainer, TrainResult, data_for, training_task
 from .derive import Derived
-from .goal import check_target, parse_target
+from .facts import cost_facts
+from .folder import prepare, write_results, write_target
+from .goal import check_target, counted_head, each_target, parse_target
 from .judge import Score, Stopped
-from .measure import FINALISTS, Measure, judging_images
+from .measure import Measure, judging_images
+from .objective import with_table
 from .options import SearchOptions
 from .result import SearchResult
+from .saved import Target, save_search
 from .searcher import Searcher
 from .strategies import NO_SUPERNET
 
 Callback = Callable[[dict[str, Any]], None]
-# What a search leaves in its folder beside what every run does.
-MADE = ("child", FINALISTS, "arch.yaml", "search.pt", "arch.png", "alphas.png", "curves.png")
 
 
 def search(
@@ -51,11 +54,12 @@ def search(
     train: Any,
     val: Any = None,
     test: Any = None,
-    target: str | float = "400e3 macs",
+    target: str | float | None = None,
     strategy: str = "dmasking",
     output: str | os.PathLike = "output",
     recipe: Recipe | None = None,
     *,
+    targets: Sequence[str | float] = (),
     child: Mapping[str, Any] | bool = True,
     classes: Sequence[str] | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
@@ -70,17 +74,19 @@ def search(
         space: a SearchSpace, the path of a space file, or the name of a shipped one.
         train, val, test: the folder of a data set, or torch Datasets of (image, label); see `data.build.data_of`. The search learns from
             `train` alone; `val` validates the child, and `test` tests it.
-        target: what the arch shall cost: "60e6 macs", "4M params", or a number of MACs.
+        target: what the arch shall cost: "60e6 macs", "4M params", "8 ms" by the latency table `table`, "256 kB" of maps, or a number of
+            MACs; 400,000 MACs if nothing is said.
         strategy: of `search.strategies`.
         output: the folder, made if missing; a run in it, finished or not, is not replaced.
         recipe: everything beside the search: TrainOptions (of the child), DataOptions, HeadOptions, RuntimeOptions, seed.
+        targets: several such, in place of `target`: one search with shared weights gives a network for each, in a folder of its own.
         child: how the child is trained: changes to the recipe's TrainOptions, such as {"epochs": 20}; False does not train it.
         classes: names of the classes, where the Dataset has no `classes`.
         loss: (outputs, labels) to the mean loss of a batch, in place of the task's own; of the search and the child's training.
         callback: called with the record of each epoch, a dict.
         resume: go on from the newest checkpoint in the folder; the child of a finished search, for more epochs if it is given more.
         overwrite: replace a run in the folder.
-        options: fields of SearchOptions: epochs=30, sharing="full", ...
+        options: fields of SearchOptions: epochs=30, sharing="full", table="phone.json", limits={"params": "4M"}, ...
 
     Returns:
         A SearchResult. SIGINT and SIGTERM end the run after a step, saved; its `finished` is then False.
@@ -90,8 +96,7 @@ def search(
         NotFinite: a loss, gradient or alpha is NaN or infinite.
     """
     recipe = recipe or Recipe()
-    number, objective = parse_target(target)
-    chosen = changed(SearchOptions(), {"target": number, "objective": objective, "strategy": strategy, **options})
+    chosen = changed(SearchOptions(), {**_aims(target, targets), "strategy": strategy, **options})
     if isinstance(child, Mapping):
         recipe = replace(recipe, train=changed(recipe.train, child))
     data = data_for(recipe, train, val, test, classes)
@@ -100,17 +105,33 @@ def search(
     return run.run(output, resume, train_child=child is not False, callback=callback, overwrite=overwrite)
 
 
+def _aims(target: str | float | None, targets: Sequence[str | float]) -> dict[str, Any]:
+    """The options that a target, or several, mean. Raises InputError."""
+    if target is not None and targets:
+        raise InputError("target: given beside targets; name either")
+    if not targets:
+        number, objective = parse_target(SearchOptions().target if target is None else target)
+        return {"target": number, "objective": objective}
+    found = [parse_target(one) for one in targets]
+    if len({objective for _, objective in found}) > 1:
+        raise InputError(f"targets: {listed(targets, 8)}: of several objectives; one search has one")
+    return {"targets": tuple(number for number, _ in found), "objective": found[0][1]}
+
+
 class SearchRun:
-    """A search and the training of its child, on some data.
+    """A search and the training of its children, on some data.
 
     Args:
         space: what is searched.
         data: images with labels of the task's kind.
         options: how to search.
-        recipe: how to train the child, and what both share.
-        inherit: start the child from the supernet's weights.
+        recipe: how to train a child, and what both share.
+        inherit: start a child from the supernet's weights.
         loss: in place of the task's own.
         source: what to call the space in errors.
+
+    Attributes:
+        goals: by name; the name is the folder of a target where there are several, "" where there is one.
 
     Raises:
         InputError: space, head and data do not go together, or no arch can meet the target.
@@ -126,11 +147,13 @@ class SearchRun:
         loss: Callable[[Any, Any], Tensor] | None = None,
         source: str = "",
     ):
+        options = with_table(options)
         self.space, self.data, self.options, self.recipe, self.inherit = space, data, options, recipe, inherit
         losses = LossOptions(own=loss, seed=recipe.seed)
         self.task: Task = make_task(data.classes, recipe.head, recipe.data.mean, recipe.data.std, losses)
         self.child_task = training_task(data, recipe, loss)
-        self.goal = check_target(options, space, self.task.head_def(space), self.task.in_channels, source or space.name or "the space")
+        head, named = counted_head(self.task.head_def(space), options), source or space.name or "the space"
+        self.goals = {name: check_target(one, space, head, self.task.in_channels, named) for name, one in each_target(options).items()}
         self.given = find_arch(options.arch)[0] if options.arch else None
         if inherit and options.strategy in NO_SUPERNET:
             raise InputError(f"TRAIN.INIT: {options.strategy} trains no supernet to inherit from; use scratch")
@@ -143,119 +166,130 @@ class SearchRun:
         stop: StopRequest | None = None,
         train_child: bool = True,
         callback: Callback | None = None,
-        config: str = "",
+        configs: Mapping[str, str] | None = None,
         overwrite: bool = False,
     ) -> SearchResult:
-        """The whole of it, into a folder; see `search`. `stop` is asked between steps; without it signals are. `config` is kept there."""
+        """The whole of it, into a folder; see `search`. `stop` is asked between steps; without it signals are.
+
+        `configs` are kept as config.yaml: "" of the whole, and by its name of each of several targets.
+        """
         runtime = self.runtime
+        require("jinja2", "search")
         if train_child:
-            small = self.space.smallest(head=self.goal.head)  # a child with the smallest maps
+            small = self.space.smallest(head=next(iter(self.goals.values())).head)  # a child with the smallest maps
             check_training(self.child_task.child(small), small, self.data, self.recipe, runtime)
         with contextlib.ExitStack() as stack:
             folder, goes_on = Path(output).expanduser(), False
             if runtime.main:
                 folder = stack.enter_context(RunFolder(output))
                 check_free(folder, resume, overwrite)
-            searcher = Searcher(self.task, self.data, self.goal, self.options, self.recipe, runtime, self.space, self.given)
-            if runtime.main:
-                goes_on = open_run(folder, resume, overwrite, MADE)
-                if config:
-                    with atomic_open(folder / "config.yaml") as file:
-                        file.write(config.encode())
+            searcher = Searcher(self.task, self.data, self.goals, self.options, self.recipe, runtime, self.space, self.given)
+            if runtime.main:  # an earlier run is removed only when this one can begin
+                goes_on = prepare(folder, resume, list(self.goals), configs or {}, overwrite)
             goes_on = runtime.gather(goes_on)[0]
             stop = stop or stack.enter_context(StopRequest(runtime.options.minutes))
             start = time.monotonic()
-            measure = self._measure(searcher.supernet)
-            found = self._search(searcher, measure, folder, stop, goes_on, callback)
-            if found is None:
+            loop = self._loop(searcher, folder, callback)
+            derived = self._search(searcher, loop, stop, goes_on)
+            if derived is None:
                 return SearchResult(folder)
-            derived, spent = found
-            middle, trained = time.monotonic(), None
-            if train_child:
-                trained = self._train(measure, derived.arch, folder / "child", stop, callback)
-                if not trained.finished:
+            middle, found = time.monotonic(), []
+            for turn, one in zip(searcher.turns, derived, strict=True):
+                turn.take()
+                trained = self.train_child(searcher.supernet, one.arch, folder / turn.name / CHILD, stop, callback) if train_child else None
+                if trained is not None and not trained.finished:
                     return SearchResult(folder)
-            cost = self.space.cost(derived.arch, in_channels=self.task.in_channels, head=self.goal.head)
+                cost = self.child_cost(one.arch)
+                result = SearchResult(folder / turn.name, True, one.arch, cost, turn.goal, one, searcher.supernet, trained)
+                facts = cost_facts(turn.goal, searcher.supernet, one.arch, partial(self._child, one.arch)) if runtime.main else {}
+                found.append(replace(result, entropy=turn.strategy.entropy(), facts=facts))
             seconds = (middle - start, time.monotonic() - middle)
-            about = (searcher.strategy.entropy(), spent)
-            result = SearchResult(folder, True, derived.arch, cost, self.goal, derived, searcher.supernet, trained, seconds, *about)
+            result = replace(found[0], seconds=seconds, spent=_spent(searcher, loop))
+            if len(found) > 1:
+                result = SearchResult(folder, True, supernet=searcher.supernet, seconds=seconds, targets=tuple(found), spent=result.spent)
+            searcher.turns[0].take()
             if runtime.main:
-                write_result(folder, result.to_dict())
+                trained_seconds = sum(one.training.seconds for one in found if one.training is not None)
+                spent = {"search": loop.results["seconds"], "training": trained_seconds}
+                write_results(result, about_run(runtime, self.data, loop.mark, spent), self.task, loop.steps_done)
             return result
 
-    def _search(
-        self, searcher: Searcher, measure: Measure, folder: Path, stop: StopRequest, resume: bool, callback: Callback | None
-    ) -> tuple[Derived, dict[str, int]] | None:
-        """Searches, or goes on, and derives an arch; None if stopped on request. Leaves metrics, arch, supernet, figures.
-
-        With the arch comes what the search has spent, as `SearchResult` names it.
-        """
+    def _loop(self, searcher: Searcher, folder: Path, callback: Callback | None) -> Loop:
         parts = {"kind": "search", "space": json.dumps(self.space.to_dict()), "processes": self.runtime.world, "SEED": self.recipe.seed}
         recipe = self.recipe
         sections = {"data": recipe.data, "search": self.options, "head": recipe.head, "runtime": recipe.runtime}
-        loop = Loop(searcher, folder, self.runtime, fingerprint(parts, **sections), callback)
+        return Loop(searcher, folder, self.runtime, fingerprint(parts, **sections), callback)
+
+    def _search(self, searcher: Searcher, loop: Loop, stop: StopRequest, resume: bool) -> list[Derived] | None:
+        """Searches, or goes on, and derives an arch a target; None if stopped on request. Leaves metrics, archs, supernet, figures."""
         if resume:
             loop.restore()
         if not loop.run(stop):
             return None
-        if "derived" not in loop.results:
-            judge = measure.judge(loop, stop)
+        done = loop.results.setdefault("derived", [])
+        judge = self._measure(searcher.supernet).judge(loop, stop) if len(done) < len(searcher.turns) else None
+        for turn in searcher.turns[len(done) :]:
+            turn.take()
             try:
-                derived = searcher.strategy.propose(judge)
+                derived = turn.strategy.propose(judge)
             except Stopped:
                 return None
-            loop.results["derived"] = {**vars(derived), "arch": derived.arch.to_dict()}
+            done.append({**vars(derived), "arch": derived.arch.to_dict()})
+            loop.results["seconds"] = loop.seconds
             loop.save()
             stop.saved()
-        else:
-            derived = Derived(**{**loop.results["derived"], "arch": ArchDef.parse(loop.results["derived"]["arch"])})
+        found = [Derived(**{**one, "arch": ArchDef.parse(one["arch"])}) for one in done]
         if self.runtime.main:
-            self._write(searcher, folder, derived)
-        judged, own = loop.results["judged"], searcher.spent
-        return derived, {
-            "search_images": round(own["images"]) + judged["trained_images"],
-            "search_macs": round(own["macs"]) + judged["trained_macs"],
-            "judged_images": judged["judged_images"],
-            "judged_macs": judged["judged_macs"],
-        }
+            targets = []
+            for turn, one in zip(searcher.turns, found, strict=True):
+                turn.take()
+                alphas = {name: alpha.detach().cpu().clone() for name, alpha in searcher.supernet.alphas().items()}
+                targets.append(Target(turn.name, turn.goal, alphas))
+                write_target(loop.folder, turn.name, list(self.goals), one.arch, turn.goal, self.space, turn.strategy.warmup)
+            searcher.turns[0].take()
+            if self.options.strategy not in NO_SUPERNET:
+                digest = data_digest(self.data)
+                save_search(loop.folder, searcher.supernet, targets, self.task, self.options, self.recipe, digest)
+        return found
 
     def measured(self, supernet: Supernet, archs: Sequence[ArchDef]) -> list[Score]:
         """Scores of archs with the weights of a supernet that was searched, as candidates get them."""
         return self._measure(supernet).scores(archs)
 
     def _measure(self, supernet: Supernet) -> Measure:
-        return Measure(supernet, self.task, self.goal, self.options, self.data, self.recipe, self.child_task, self.runtime)
+        goal = next(iter(self.goals.values()))
+        return Measure(supernet, self.task, goal, self.options, self.data, self.recipe, self.child_task, self.runtime)
 
     def judges(self) -> Split:
         """The images that candidates are compared on; see `judging_images`."""
         return judging_images(self.data, self.options, self.recipe.seed)
 
-    def _train(self, measure: Measure, arch: ArchDef, folder: Path, stop: StopRequest, callback: Callback | None) -> TrainResult:
+    def train_child(
+        self, supernet: Supernet, arch: ArchDef, folder: Path, stop: StopRequest | None = None, callback: Callback | None = None
+    ) -> TrainResult:
+        """Trains and tests the network of an arch, into a folder; goes on where a checkpoint is there."""
         weights = None
         if self.inherit:
-            weights = {name: value.cpu() for name, value in measure.inherited(arch).state_dict().items()}
+            weights = {name: value.cpu() for name, value in self._measure(supernet).inherited(arch).state_dict().items()}
         goes_on = (folder / CHECKPOINTS).is_dir()
         trainer = Trainer(self.child_task.child(arch), arch, self.data, self.recipe, self.runtime, weights)
         return trainer.run(folder, goes_on, stop, callback)
 
-    def _write(self, searcher: Searcher, folder: Path, derived: Derived) -> None:
-        derived.arch.save(folder / "arch.yaml")
-        state = {name: value.cpu() for name, value in searcher.supernet.state_dict().items()}
-        alphas = {name: alpha.detach().cpu() for name, alpha in searcher.supernet.alphas().items()}
-        content = {"space": self.space.to_dict(), "num_classes": self.task.num_classes, "alphas": alphas, "supernet": state}
-        with atomic_open(folder / "search.pt") as file:
-            torch.save(content, file)
-        records = read_records(folder)
-        draw_arch(derived.arch, folder / "arch.png")
-        if not records:
-            return
-        if "probabilities" in records[0]:
-            draw_alphas(self.space.choices, records, folder / "alphas.png")
-        warmup = searcher.strategy.warmup
-        draw_curves(records, folder / "curves.png", self.goal.target, self.goal.tolerance, self.goal.unit, warmup)
+    def _child(self, arch: ArchDef) -> nn.Module:
+        """The network of an arch, untrained."""
+        return self.child_task.child(arch).network(arch).eval()
+
+    def child_cost(self, arch: ArchDef) -> Cost:
+        """Exact, of the child that is trained, with the classes of the images."""
+        return self.space.cost(arch, in_channels=self.task.in_channels, head=self.task.head_def(self.space))
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The epochs of a search, as metrics.jsonl in its folder has them."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["phase"] == "search"]
+def _spent(searcher: Searcher, loop: Loop) -> dict[str, int]:
+    """What a search has spent, as `SearchResult` names it."""
+    judged, own = loop.results["judged"], searcher.spent
+    return {
+        "search_images": round(own["images"]) + judged["trained_images"],
+        "search_macs": round(own["macs"]) + judged["trained_macs"],
+        "judged_images": judged["judged_images"],
+        "judged_macs": judged["judged_macs"],
+    }

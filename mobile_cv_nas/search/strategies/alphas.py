@@ -41,13 +41,10 @@ class AlphaStrategy(Strategy):
         """The task's loss; for the alphas with the cost term beside it."""
         found = self.task_loss(batch, key)
         if phase == "weights":
-            with torch.no_grad():
-                cost = self.supernet.cost()
-            return Loss(found.total, found.images, found.terms, self.counted(found, cost, self.whole_macs))
-        cost = self.supernet.cost()
-        term = self.cost_term(cost)
+            return Loss(found.total, found.images, found.terms, self.counted(found, self.whole_macs))
+        term = self.cost_term()
         terms = {**found.terms, "cost term": term}
-        return Loss(found.total + term.float(), found.images, terms, self.counted(found, cost, self.whole_macs))
+        return Loss(found.total + term.float(), found.images, terms, self.counted(found, self.whole_macs))
 
     # -- what is found -----------------------------------------------------------------------------------------------
 
@@ -80,7 +77,7 @@ class AlphaStrategy(Strategy):
     @torch.no_grad()
     def costs(self) -> dict[str, float]:
         """The cost under the noise-free softmax and that of the argmax."""
-        expected = getattr(self.supernet.expected_cost(), self.goal.objective)
+        expected = self.goal.expected(self.supernet, noise=False)
         return {"cost_expected": float(expected), "cost_argmax": float(self.goal.cost(self.supernet.space, self.derive()))}
 
     def entropy(self) -> float:

@@ -21,7 +21,6 @@ from ...data.loader import Loader, derive_seed
 from ...engine.runtime import Runtime
 from ...engine.step import Loss, Stepper
 from ...networks.supernet import Supernet
-from ...nn.shapes import Cost
 from ...tasks.task import Task
 from ..derive import Derived
 from ..goal import Goal
@@ -133,20 +132,19 @@ class Strategy:
         """The task's loss under the current gates."""
         return self.task.loss(self.model, batch, key, self.runtime)
 
-    def cost_term(self, cost: Cost) -> Tensor:
-        """cost_weight * |cost / target - 1|, 0-d."""
-        return self.options.cost_weight * (getattr(cost, self.goal.objective) / self.goal.target - 1).abs()
+    def cost_term(self) -> Tensor:
+        """cost_weight * |cost / target - 1|, 0-d, under the current gates; with what is above the limits. See `Goal.term`."""
+        return self.options.cost_weight * self.goal.term(self.supernet)
 
-    def counted(self, found: Loss, cost: Cost, macs: Any, passes: int = 1) -> dict[str, Tensor]:
-        """The sums of a loss with what it cost: of the networks under the gates, and in images and MACs that were passed.
+    def counted(self, found: Loss, macs: Any, passes: int = 1) -> dict[str, Tensor]:
+        """The sums of a loss with what it cost: of the networks under the current gates, and in images and MACs that were passed.
 
         Args:
-            cost: under the gates.
             macs: of one image through what was run, all passes together.
             passes: forward and backward, of each image.
         """
-        value = getattr(cost, self.goal.objective)
-        value = value.detach() if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+        with torch.no_grad():
+            value = self.goal.expected(self.supernet)
         device = found.total.device
         spent = torch.as_tensor(macs, dtype=torch.float64, device=device).detach() * found.images
         passed = torch.tensor(float(found.images * passes), dtype=torch.float64, device=device)

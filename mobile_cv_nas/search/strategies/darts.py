@@ -54,12 +54,11 @@ class Darts(AlphaStrategy):
             return super().loss(phase, batch, key)
         alphas = list(self.steppers["alphas"].parameters.values())
         found, gradients = self._unrolled(batch, self._training_batch(key), key, alphas)
-        cost = self.supernet.cost()
-        term = self.cost_term(cost)
+        term = self.cost_term()
         # A sum whose gradient is the one found, and whose value is the loss.
         through = torch.stack([((alpha - alpha.detach()) * gradient).sum() for alpha, gradient in zip(alphas, gradients)]).sum()
         total = found.total.detach() + through + term.float()
-        sums = self.counted(found, cost, 4 * self.whole_macs, 4)
+        sums = self.counted(found, 4 * self.whole_macs, 4)
         return Loss(total, found.images, {**found.terms, "cost term": term, "second order": through}, sums)
 
     def _training_batch(self, key: tuple[int, ...]) -> Any:

@@ -49,7 +49,8 @@ class OneShot(Strategy):
             raise InputError("SEARCH.ONE_SHOT.DISTILL: for a classifier, whose outputs are probabilities; leave it out")
         ends: list[ArchDef] = []
         if o.sandwich:
-            ends = [find(by=goal.objective, in_channels=goal.in_channels, head=goal.head) for find in (space.largest, space.smallest)]
+            by = goal.objective if goal.objective in ("macs", "params") else "macs"
+            ends = [find(by=by, in_channels=goal.in_channels, head=goal.head) for find in (space.largest, space.smallest)]
         self.ends = [space.encode(arch) for arch in ends]
 
     @classmethod
@@ -67,7 +68,7 @@ class OneShot(Strategy):
 
     def loss(self, phase: str, batch: Any, key: tuple[int, ...]) -> Loss:
         """The mean of the task's losses along the paths."""
-        model, macs, cost = _Kept(self.model), 0.0, None
+        model, macs = _Kept(self.model), 0.0
         found: list[Loss] = []
         for path in self.paths:
             self.supernet.choose(path)
@@ -75,13 +76,11 @@ class OneShot(Strategy):
             if self.distill and found:
                 task = replace(self.task, losses=replace(self.task.losses, own=self._distillation(model.first)))
             found.append(task.loss(model, batch, key, self.runtime))
-            cost = self.supernet.cost()
-            macs += float(cost.macs)
-        assert cost is not None
+            macs += float(self.supernet.cost().macs)
         total = torch.stack([one.total for one in found]).mean()
         sums = {name: torch.stack([one.sums[name].double() for one in found]).mean() for name in found[0].sums}
         mean = Loss(total, found[0].images, {self.task.loss_name: total}, sums)
-        return replace(mean, sums=self.counted(mean, cost, macs, len(found)))
+        return replace(mean, sums=self.counted(mean, macs, len(found)))
 
     def _distillation(self, teacher: Tensor) -> Any:
         """Cross-entropy under the teacher's probabilities."""

@@ -54,13 +54,12 @@ class Proxyless(Reinforce):
         if phase == "weights" or self.options.gradient == "reinforce":
             return super().loss(phase, batch, key)
         found = self.task_loss(batch, key)
-        cost = self.supernet.effective.cost(self.cost_gates())
-        term = self.cost_term(cost)
+        self.supernet.assign(self.cost_gates, self.pairs)
+        term = self.cost_term()
+        self.supernet.assign(self.binary_gates, self.pairs)
         units = sum(len(block.units) for block in self.supernet.mixed())
         run = 1 - len(self.supernet.off) / units  # the share of candidates: what they cost is alike
-        with torch.no_grad():
-            active = self.supernet.cost()
-        sums = self.counted(found, active, run * self.whole_macs)
+        sums = self.counted(found, run * self.whole_macs)
         return Loss(found.total + term.float(), found.images, {**found.terms, "cost term": term}, sums)
 
     # -- the gates of two options ------------------------------------------------------------------------------------

@@ -49,20 +49,20 @@ class Reinforce(AlphaStrategy):
 
     def path_loss(self, batch: Any, key: tuple[int, ...]) -> Loss:
         """Of the weights along the selected path."""
-        found, cost = self.task_loss(batch, key), self.supernet.cost()
-        return Loss(found.total, found.images, found.terms, self.counted(found, cost, cost.macs))
+        found = self.task_loss(batch, key)
+        return Loss(found.total, found.images, found.terms, self.counted(found, self.supernet.cost().macs))
 
     def policy_loss(self, batch: Any, key: tuple[int, ...]) -> Loss:
         """Its gradient with respect to the alphas is an estimate, unbiased for a constant baseline, of that of minus the mean reward."""
         with torch.no_grad():
-            found, cost = self.task_loss(batch, key), self.supernet.cost()
-        reward = self.reward(found, float(self.cost_term(cost)))
+            found, term = self.task_loss(batch, key), float(self.cost_term())
+        reward = self.reward(found, term)
         advantage = reward - (reward if self.baseline is None else self.baseline)
         if math.isfinite(reward):
             self.rewards.append(reward)
         total = -advantage * self.log_probability()
         # The networks are passed forward alone: a third of a step's MACs.
-        sums = self.counted(found, cost, cost.macs / 3)
+        sums = self.counted(found, self.supernet.cost().macs / 3)
         return Loss(total.float(), found.images, {**found.terms, "policy": total}, sums)
 
     def reward(self, found: Loss, term: float) -> float:
