@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..arch import SearchSpace
+from ..config import ConfigError
 from ..data.build import build_loader
 from ..data.data_set import Data, DataError
 from ..data.loader import Loader, derive_seed
@@ -125,6 +126,10 @@ class Searcher:
         recipe: Recipe,
         runtime: Runtime,
     ):
+        if runtime.device.type == "mps":
+            raise ConfigError(
+                "RUNTIME.DEVICE: mps has no float64, in which a search forms its gates and costs; use cpu, or train on it only"
+            )
         options = paced(options, data.train, recipe.seed, runtime.main)
         self.space, self.task, self.options, self.runtime = space, task, options, runtime
         self.epochs, self.on_nan = options.epochs, options.on_nan
