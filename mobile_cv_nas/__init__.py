@@ -19,6 +19,7 @@ from .timm_hook import register_with_timm
 if TYPE_CHECKING:  # what _LAZY names, for type checkers and editors; a test compares the two
     from .deploy.export import export as export
     from .deploy.fold import fold as fold
+    from .deploy.latency.table import LatencyTable as LatencyTable
     from .model_zoo import fbnet_builder as fbnet_builder
     from .model_zoo import get_arch as get_arch
     from .model_zoo import get_card as get_card
@@ -43,6 +44,7 @@ if not os.path.isdir(os.path.join(__path__[0], "model_zoo")):
 
 # Imported when first used, so that `import mobile_cv_nas` stays cheap: {name: module}.
 _LAZY = {
+    "LatencyTable": "deploy.latency.table",
     "Model": "tasks.model",
     "Prediction": "tasks.prediction",
     "SearchResult": "search.result",
