@@ -144,7 +144,7 @@ _C.CHECKPOINT.MINUTES = 10.0  # between saves within an epoch; each epoch's end 
 _C.CHECKPOINT.KEEP = 2  # newest checkpoints kept
 
 _C.RUNTIME = CfgNode()
-_C.RUNTIME.DEVICE = "auto"  # auto | cpu | cuda
+_C.RUNTIME.DEVICE = "auto"  # auto (cuda where there is a GPU, else cpu) | cpu | cuda | mps (training only)
 _C.RUNTIME.PRECISION = "no"  # no (float32) | fp16 | bf16: mixed precision
 _C.RUNTIME.ACCUMULATE = 1  # batches a step is split into, to save memory
 _C.RUNTIME.CHANNELS_LAST = False  # memory layout, faster on recent GPUs and on most CPUs
@@ -172,7 +172,7 @@ CHOICES = {
     "TRAIN.ON_NAN": ("stop", "skip"),
     "TEST.SPLIT": ("train", "val", "test"),
     "EXPORT.FORMATS": EXPORTS,  # each of them
-    "RUNTIME.DEVICE": ("auto", "cpu", "cuda"),
+    "RUNTIME.DEVICE": ("auto", "cpu", "cuda", "mps"),
     "RUNTIME.PRECISION": ("no", "fp16", "bf16"),
 }
 

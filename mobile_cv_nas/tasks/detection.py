@@ -77,9 +77,7 @@ class Detection(Task):
             torch.manual_seed(derive_seed(self.losses.seed, runtime.rank, *key))  # Faster R-CNN trains on some of the boxes
             losses = model(images, targets)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        return Loss(
-            total, len(images), {self.loss_name: total}, {"loss": total.detach().double() * len(images), "right": total.new_zeros(())}
-        )
+        return Loss(total, len(images), {self.loss_name: total}, {"loss": runtime.exact(total) * len(images), "right": total.new_zeros(())})
 
     def evaluate(
         self, network: nn.Module, batches: Iterable[Batch], runtime: Runtime | None = None, kept: Examination | None = None

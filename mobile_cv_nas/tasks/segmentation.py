@@ -78,7 +78,7 @@ class Segmentation(Task):
         counted = (masks != IGNORED).sum().clamp(min=1)  # a batch may hold nothing that counts
         right = (logits.detach().argmax(1) == masks).sum() / counted * len(masks)
         value = self._criterion(logits.float(), masks, counted)
-        return Loss(value, len(masks), {self.loss_name: value}, {"loss": value.detach().double() * len(masks), "right": right})
+        return Loss(value, len(masks), {self.loss_name: value}, {"loss": runtime.exact(value) * len(masks), "right": right})
 
     def _criterion(self, logits: Tensor, masks: Tensor, counted: Tensor) -> Tensor:
         if self.losses.own is not None:
@@ -138,7 +138,7 @@ class Segmentation(Task):
 def shares(mask: Tensor) -> list[tuple[int, float]]:
     """The labels of a mask and their shares of its pixels, the largest first."""
     labels, counts = mask.unique(return_counts=True)
-    pairs = zip(labels.tolist(), (counts.double() / mask.numel()).tolist(), strict=True)
+    pairs = zip(labels.tolist(), (counts.cpu().double() / mask.numel()).tolist(), strict=True)
     return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
 
 
