@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=10, help="at most, for the alphas to learn on where the target is far; 0: none (10)")
     parser.add_argument("--train", action="store_true", help="train and test the best one")
     parser.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")
+    parser.add_argument("--overwrite", action="store_true", help="replace a training that the folder holds")
     parser.add_argument("--output", metavar="FOLDER", help="where to write (RUN/derived_TARGET)")
     args = parser.parse_intermixed_args(argv)
     return guarded(lambda: _run(args))
@@ -61,7 +62,7 @@ def _run(args: argparse.Namespace) -> None:
     data = build_data(recipe.data, task_class(recipe.head.name).labels)
     search = again(saved, f"{number!r} {objective}", data, recipe, search_options(cfg), cfg.TRAIN.INIT == "inherit", source=args.run)
     with RunFolder(output) as folder:
-        prepare_derived(folder, args.resume)
+        prepare_derived(folder, args.resume, args.overwrite)
         start = time.monotonic()
         found = derive_more(search, saved, args.count, args.epochs)
         found.save(folder)

@@ -42,6 +42,7 @@ from .derive import Candidate, Derived, draw_candidates, score_candidates
 from .folder import empty, write_results
 from .goal import Goal, parse_target
 from .options import SearchOptions
+from .pace import paced
 from .result import SearchResult
 from .run import SearchRun
 from .saved import SEARCH, SavedSearch, load_search, set_alphas
@@ -163,7 +164,7 @@ def again(
             "from would look better than it is; give the same data set (DATA.ROOT, DATA.SPLIT_SEED, fractions)"
         )
     number, objective = parse_target(target, saved.options.objective)
-    options = replace(options, target=number, targets=(), objective=objective)
+    options = paced(replace(options, target=number, targets=(), objective=objective), data.train, recipe.seed, told=False)
     return SearchRun(saved.space, data, options, recipe, inherit, loss, source)
 
 
@@ -216,18 +217,19 @@ def train_derived(
     return result
 
 
-def prepare_derived(folder: Path, resume: bool) -> None:
+def prepare_derived(folder: Path, resume: bool, overwrite: bool = False) -> None:
     """Prepares the folder of a derivation: what an earlier one left is removed, unless its training shall go on.
 
-    Raises FileError where that would be an unfinished training, or something else than a derivation.
+    Raises FileError where that would be a training, unless `overwrite` says that it is meant, or something else than a derivation.
     """
     child = folder / CHILD
     if not (folder / NETWORKS).exists() and ((folder / RESULT).exists() or (folder / SEARCH).exists() or (folder / CHECKPOINTS).exists()):
         raise FileError(f"{folder}: holds another run, which this would replace; give another --output")
     if resume:
         return
-    if any((child / CHECKPOINTS).glob("*.pt")) and not (child / RESULT).exists():
-        raise FileError(f"{folder}: holds an unfinished training; add --resume to go on, or give another --output")
+    trained = "a finished" if (child / RESULT).exists() else "an unfinished" if any((child / CHECKPOINTS).glob("*.pt")) else ""
+    if trained and not overwrite:
+        raise FileError(f"{folder}: holds {trained} training; add --resume to go on, --overwrite to replace it, or give another --output")
     empty(folder)
 
 

@@ -87,7 +87,11 @@ def test_the_tool_leaves_networks_and_trains_the_best(run: Path, tmp_path: Path)
     assert "tools/search_net.py" not in page
 
     again_ = ["derive_net", str(run), "--target", "20k", "--count", "1", "--epochs", "0", "--output", str(folder)]
-    assert run_tool(*again_).returncode == 0
+    refused = run_tool(*again_)
+    assert refused.returncode == 2
+    assert "holds a finished training; add --resume" in refused.stderr
+    assert nas.load(folder).arch == best
+    assert run_tool(*again_, "--overwrite").returncode == 0
     assert not (folder / "arch_2.yaml").exists()
     assert not (folder / "child").exists()
 
