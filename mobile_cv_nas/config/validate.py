@@ -76,6 +76,13 @@ DISABLED = (
     Rule(("DATA.MAX_SKIPPED_SHARE",), _dataset("digits"), "DATA.DATASET", "its images are in memory"),
     Rule(("DATA.ERASE",), _dataset("digits"), "DATA.DATASET", "it is for image files of a class", (0,)),
     Rule(("DATA.ERASE", "DATA.MIXUP"), _dataset(*DENSE), "DATA.DATASET", "they are for a classifier", (0,)),
+    Rule(
+        ("SEARCH.TABLE",),
+        lambda c, _: c.SEARCH.OBJECTIVE != "latency" and not any(text.startswith("latency") for text in c.SEARCH.LIMITS),
+        "SEARCH.OBJECTIVE",
+        "use latency, or limit it",
+        ("",),
+    ),
     Rule(("SEARCH.TEMPERATURE.DECAY",), lambda c, _: c.SEARCH.TEMPERATURE.SCHEDULE != "paper", "SEARCH.TEMPERATURE.SCHEDULE", "use paper"),
     Rule(
         ("SEARCH.TEMPERATURE.END",),

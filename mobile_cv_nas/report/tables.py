@@ -8,7 +8,7 @@ from typing import Any
 NAMES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
 NAMES |= {"ap": "box AP", "ap50": "box AP50", "ap75": "box AP75"}
 UNDECIDED = 0.5  # mean normalised entropy of the alphas, above which a choice is close to chance
-_UNITS = {"macs": "MACs", "params": "parameters"}
+_UNITS = {"macs": "MACs", "params": "parameters", "latency": "ms", "memory": "bytes of maps"}
 
 
 def name_of(key: str) -> str:
@@ -42,7 +42,7 @@ def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, f
             *((f"{of} {name_of(key)}", f"{result[name]:.4f}") for of, name in scores),
             *_costs(result),
             *_counted(result),
-            (f"target, {_UNITS[result['objective']]}", f"{result['target']:,.0f} ({cost / result['target'] - 1:+.1%})"),
+            *_aim(result, cost),
             ("derived", how),
             *_decided(result.get("entropy")),
             (found_by, f"{seconds[0]:.0f} s"),
@@ -79,6 +79,23 @@ def networks_table(found: Sequence[Mapping[str, Any]], objective: str, target: f
     heads = ["network", "MACs", "parameters", "off", "score, inherited", "log-probability"]
     rest = [("target, " + _UNITS.get(objective, objective), f"{target:,.0f}"), ("epochs of the alphas", str(epochs)), ("folder", folder)]
     return tabulate(rows, heads, disable_numparse=True, colalign=["left", *["right"] * 5]) + "\n\n" + table(rest)
+
+
+def _aim(result: Mapping[str, Any], cost: float) -> list[tuple[str, str]]:
+    """The target, what the child has of it, and the limits."""
+    name, target = result["objective"], result["target"]
+    unit, off = _UNITS.get(name, name), f"({cost / target - 1:+.1%})"
+    if name in ("macs", "params"):
+        rows = [(f"target, {unit}", f"{target:,.0f} {off}")]
+    else:
+        rows = [(f"target, {unit}", f"{target:,.4g}"), (f"child, {unit}", f"{cost:,.4g} {off}")]
+        rows.append((f"expected, {unit}", f"{result[f'{name}_expected']:,.4g}"))
+    if "latency_measured" in result:
+        measured = result["latency_measured"]
+        rows.append(("measured, ms", f"not: {result['latency_not_measured']}" if measured is None else f"{measured:.4g}"))
+    for key, one in result.get("limits", {}).items():
+        rows.append((f"at most, {_UNITS.get(key, key)}", f"{one['most']:,.5g} ({one['cost']:,.5g})"))
+    return rows
 
 
 def table(rows: list[tuple[str, str]]) -> str:

@@ -89,6 +89,7 @@ class Derivation:
         return [
             {
                 "arch": f"arch_{rank}.yaml",
+                **self.goal.costs(one.arch),
                 "macs": one.cost.macs,
                 "params": one.cost.params,
                 "score": one.score,
@@ -235,7 +236,7 @@ def prepare_derived(folder: Path, resume: bool, overwrite: bool = False) -> None
 
 @torch.no_grad()
 def _expected(supernet: Supernet, goal: Goal) -> float:
-    return float(getattr(supernet.expected_cost(), goal.objective))
+    return float(goal.expected(supernet, noise=False))
 
 
 def _nearest(saved: SavedSearch, goal: Goal, runtime: Runtime) -> Supernet:
@@ -254,7 +255,7 @@ def _with_argmax(supernet: Supernet, goal: Goal, candidates: Sequence[Candidate]
     """The most probable arch first, if it meets the goal and was not drawn."""
     arch = supernet.derive()
     cost = goal.cost(supernet.space, arch)
-    if not goal.met(cost) or any(one.arch == arch for one in candidates):
+    if not (goal.met(cost) and goal.allows(arch)) or any(one.arch == arch for one in candidates):
         return list(candidates)
     chance = sum(math.log(float(p.max())) for p in supernet.probabilities().values())
     return [Candidate(arch, cost, chance), *candidates]

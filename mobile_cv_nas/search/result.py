@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class SearchResult:
         training: of the child; None where it was not trained.
         seconds: of the search, and of training and test, in this process.
         entropy: of the alphas, mean and normalised: 1 undecided, 0 decided.
+        facts: costs of the target and of the limits: expected, of the child, and measured; see `facts.cost_facts`.
         targets: of a search for several targets, the result of each, in a folder of its own; arch, cost, goal, derived and training
             are then None here.
     """
@@ -44,6 +46,7 @@ class SearchResult:
     training: TrainResult | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
     entropy: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[SearchResult, ...] = ()
 
     def model(self) -> Model:
@@ -51,7 +54,7 @@ class SearchResult:
         return load(self.folder)
 
     @property
-    def counted(self) -> int | None:
+    def counted(self) -> float | None:
         """The cost in the units of the target with the classes that it is of, where the images have another number; else None."""
         if self.goal is None or self.arch is None or self.supernet is None or self.goal.head == self.supernet.head_def:
             return None
@@ -68,7 +71,8 @@ class SearchResult:
         if self.counted is not None:
             found |= {"target_classes": self.goal.head.num_classes, "counted": self.counted}
         return {
-            **found,
+            **self.facts,
+            **found,  # the costs of the child, where the target is of a network with other classes
             "objective": self.goal.objective,
             "target": self.goal.target,
             "derived": self.derived.how,

@@ -8,10 +8,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
 from ..data.build import build_loader
@@ -33,8 +34,10 @@ from ..training.check import check_training
 from ..training.options import Recipe, changed
 from ..training.trainer import Trainer, TrainResult, data_for, training_task
 from .derive import Derived, derive_arch, inherited_child
+from .facts import cost_facts
 from .folder import prepare, write_results, write_target
 from .goal import Goal, check_target, counted_head, each_target, parse_target
+from .objective import with_table
 from .options import SearchOptions
 from .result import SearchResult
 from .saved import Target, save_search
@@ -68,7 +71,8 @@ def search(
         space: a SearchSpace, the path of a space file, or the name of a shipped one.
         train, val, test: the folder of a data set, or torch Datasets of (image, label); see `data.build.data_of`. The search learns from
             `train` alone; `val` validates the child, and `test` tests it.
-        target: what the arch shall cost: "60e6 macs", "4M params", or a number of MACs; 400,000 MACs if nothing is said.
+        target: what the arch shall cost: "60e6 macs", "4M params", "8 ms" by the latency table `table`, "256 kB" of maps, or a number of
+            MACs; 400,000 MACs if nothing is said.
         strategy: of `search.strategies`.
         output: the folder, made if missing; a run in it, finished or not, is not replaced.
         recipe: everything beside the search: TrainOptions (of the child), DataOptions, HeadOptions, RuntimeOptions, seed.
@@ -79,7 +83,7 @@ def search(
         callback: called with the record of each epoch, a dict.
         resume: go on from the newest checkpoint in the folder; the child of a finished search, for more epochs if it is given more.
         overwrite: replace a run in the folder.
-        options: fields of SearchOptions: epochs=30, sharing="full", ...
+        options: fields of SearchOptions: epochs=30, sharing="full", table="phone.json", limits={"params": "4M"}, ...
 
     Returns:
         A SearchResult. SIGINT and SIGTERM end the run after a step, saved; its `finished` is then False.
@@ -140,6 +144,7 @@ class SearchRun:
         loss: Callable[[Any, Any], Tensor] | None = None,
         source: str = "",
     ):
+        options = with_table(options)
         self.space, self.data, self.options, self.recipe, self.inherit = space, data, options, recipe, inherit
         losses = LossOptions(own=loss, seed=recipe.seed)
         self.task: Task = make_task(data.classes, recipe.head, recipe.data.mean, recipe.data.std, losses)
@@ -190,7 +195,8 @@ class SearchRun:
                     return SearchResult(folder)
                 cost = self.child_cost(one.arch)
                 result = SearchResult(folder / turn.name, True, one.arch, cost, turn.goal, one, searcher.supernet, trained)
-                found.append(replace(result, entropy=turn.strategy.entropy()))
+                facts = cost_facts(turn.goal, searcher.supernet, one.arch, partial(self._child, one.arch)) if runtime.main else {}
+                found.append(replace(result, entropy=turn.strategy.entropy(), facts=facts))
             seconds = (middle - start, time.monotonic() - middle)
             result = replace(found[0], seconds=seconds)
             if len(found) > 1:
@@ -261,6 +267,10 @@ class SearchRun:
         goes_on = (folder / CHECKPOINTS).is_dir()
         trainer = Trainer(self.child_task.child(arch), arch, self.data, self.recipe, self.runtime, weights)
         return trainer.run(folder, goes_on, stop, callback)
+
+    def _child(self, arch: ArchDef) -> nn.Module:
+        """The network of an arch, untrained."""
+        return self.child_task.child(arch).network(arch).eval()
 
     def child_cost(self, arch: ArchDef) -> Cost:
         """Exact, of the child that is trained, with the classes of the images."""

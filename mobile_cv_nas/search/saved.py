@@ -22,7 +22,8 @@ from ..tasks.build import make_task
 from ..tasks.options import HeadOptions
 from ..tasks.task import SupernetOptions, Task
 from ..training.options import Recipe, TrainOptions
-from .goal import Goal, counted_head
+from .goal import Goal, counted_head, limits_of
+from .objective import objective_of
 from .options import SearchOptions
 
 SEARCH = "search.pt"
@@ -103,8 +104,8 @@ def save_search(
 
 
 def _plain(goal: Goal) -> dict[str, Any]:
-    """The fields of a goal that the task does not bring."""
-    return {key: value for key, value in vars(goal).items() if key not in ("head", "in_channels")}
+    """The fields of a goal that task and options do not bring."""
+    return {key: value for key, value in vars(goal).items() if key in ("objective", "target", "tolerance")}
 
 
 def load_search(run: str | os.PathLike) -> SavedSearch:
@@ -131,7 +132,7 @@ def load_search(run: str | os.PathLike) -> SavedSearch:
     kept = Recipe(TrainOptions(**recipe["train"]), DataOptions(**recipe["data"]), head, seed=recipe["seed"])
     options = SearchOptions(**content["options"])
     head_def = counted_head(task.head_def(space), options)
-    targets = tuple(_target(one, head_def, task.in_channels) for one in content["targets"])
+    targets = tuple(_target(one, head_def, task.in_channels, options) for one in content["targets"])
     if name:
         targets = tuple(one for one in targets if one.name == name)
         if not targets:
@@ -139,9 +140,11 @@ def load_search(run: str | os.PathLike) -> SavedSearch:
     return SavedSearch(space, task, options, kept, targets, content["supernet"], content["digest"], content["own_loss"])
 
 
-def _target(content: Mapping[str, Any], head: HeadDef, in_channels: int) -> Target:
+def _target(content: Mapping[str, Any], head: HeadDef, in_channels: int, options: SearchOptions) -> Target:
     kept = {key: value for key, value in content.items() if key not in ("name", "alphas")}
-    return Target(content["name"], Goal(**kept, head=head, in_channels=in_channels), content["alphas"])
+    measure = objective_of(kept["objective"], options.table)
+    goal = Goal(**kept, head=head, in_channels=in_channels, measure=measure, limits=limits_of(options))
+    return Target(content["name"], goal, content["alphas"])
 
 
 def load_supernet(run: str | os.PathLike, target: str = "") -> Supernet:
