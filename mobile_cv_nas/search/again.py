@@ -40,7 +40,8 @@ from ..training.options import Recipe
 from ..training.trainer import data_for
 from .derive import Candidate, Derived, draw_candidates, score_candidates
 from .folder import empty, write_results
-from .goal import Goal, parse_target
+from .goal import Goal
+from .objective import parse_limits, parse_target
 from .options import SearchOptions
 from .pace import paced
 from .result import SearchResult
@@ -123,6 +124,7 @@ def derive_networks(
     epochs: int = 10,
     recipe: Recipe | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
+    limits: Any = None,
 ) -> Derivation:
     """Derives networks for a new target from a finished search, without searching again.
 
@@ -134,6 +136,7 @@ def derive_networks(
         epochs: at most, in which the alphas alone learn on where they are far from the target; 0 for none.
         recipe: in place of the one that was searched with, such as another root of the images.
         loss: the one of the search, where it had one of its own.
+        limits: at most so much of other costs, {"params": "2M"}, in place of those of the search.
 
     Raises:
         InputError: no finished search, other images than those of the search, a target out of reach; DeriveError: none was found near it.
@@ -143,7 +146,8 @@ def derive_networks(
     if train is None and recipe.data.dataset == "imagefolder" and not recipe.data.root:
         raise InputError(f"{run}: was searched on Datasets from Python; give the same ones as train and val")
     data = data_for(recipe, recipe.data.root if train is None else train, val, None, None if train is None else saved.task.classes)
-    search = again(saved, target, data, recipe, saved.options, loss=loss, source=str(run))
+    options = saved.options if limits is None else replace(saved.options, limits=limits)
+    search = again(saved, target, data, recipe, options, loss=loss, source=str(run))
     return derive_more(search, saved, count, epochs)
 
 
@@ -165,7 +169,9 @@ def again(
             "from would look better than it is; give the same data set (DATA.ROOT, DATA.SPLIT_SEED, fractions)"
         )
     number, objective = parse_target(target, saved.options.objective)
-    options = paced(replace(options, target=number, targets=(), objective=objective), data.train, recipe.seed, told=False)
+    limits = {name: most for name, most in parse_limits(options.limits).items() if name != objective}  # that has a target now
+    options = replace(options, target=number, targets=(), objective=objective, table=options.table or saved.options.table, limits=limits)
+    options = paced(options, data.train, recipe.seed, told=False)
     return SearchRun(saved.space, data, options, recipe, inherit, loss, source)
 
 

@@ -214,6 +214,16 @@ def test_names_of_targets() -> None:
         each_target(SearchOptions(targets=(50e6,)))
 
 
+def test_units_of_targets_say_the_objective() -> None:
+    cfg = load_config(None, ["SEARCH.TARGETS", "[8 ms, 12 ms]", "SEARCH.TABLE", "digits_onnxruntime_fp32"])
+    assert (list(cfg.SEARCH.TARGETS), cfg.SEARCH.OBJECTIVE) == ([8.0, 12.0], "latency")
+    assert list(each_target(SearchOptions(targets=(8.0, 12.5), objective="latency"))) == ["8ms", "12.5ms"]
+    with pytest.raises(ConfigError, match=r"SEARCH\.TARGETS: .*not all of one objective"):
+        load_config(None, ["SEARCH.TARGETS", "[8 ms, 12M]"])
+    with pytest.raises(ConfigError, match=r"SEARCH\.TARGETS: .*is of latency, and SEARCH\.OBJECTIVE is params"):
+        load_config(None, ["SEARCH.TARGETS", "[8 ms, 12 ms]", "SEARCH.OBJECTIVE", "params"])
+
+
 def test_a_target_out_of_reach_is_named_before_anything_is_written(tmp_path: Path) -> None:
     options = tiny_options(tmp_path, "SEARCH.TARGETS", "[12k, 9M]")
     done = run_tool("search_net", *options)
