@@ -75,6 +75,15 @@ class Goal:
         """Whether a cost is within the tolerance."""
         return abs(cost / self.target - 1) <= self.tolerance
 
+    def off(self, arch: ArchDef) -> float:
+        """How far an arch is from the target, and above the limits, as shares of these."""
+        over = [max(0.0, one.measure.cost(arch, self.head, self.in_channels) / one.most - 1) for one in self.limits]
+        return abs(self.by.cost(arch, self.head, self.in_channels) / self.target - 1) + sum(over)
+
+    def fits(self, arch: ArchDef) -> bool:
+        """Whether an arch meets the target and keeps the limits."""
+        return self.met(self.by.cost(arch, self.head, self.in_channels)) and self.allows(arch)
+
     def allows(self, arch: ArchDef) -> bool:
         """Whether an arch keeps the limits."""
         return all(one.measure.cost(arch, self.head, self.in_channels) <= one.most for one in self.limits)
