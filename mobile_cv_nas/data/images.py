@@ -36,8 +36,8 @@ def endings() -> tuple[str, ...]:
 def open_image(source: Any, background: str = "white", channels: int | None = None) -> Any:
     """A PIL image in RGB from a path, a PIL image, an array (H, W[, C]) or a tensor (C, H, W), uint8, uint16 or float.
 
-    Of other `channels` than 1 and 3 they are `Bands`, with each channel as it is stored; where `channels` are not said, only arrays that
-    can be no picture are.
+    Of other `channels` than 1 and 3 they are `Bands`, with each channel as it is stored; where `channels` are not said, only .npy files
+    that can be no picture are.
 
     It is turned as EXIF says, transparent parts are composited on `background` (white | black), 16-bit and float values
     are scaled to 8 bits, palettes and CMYK converted. Raises BadImage, and nothing else, for what cannot be used.
@@ -58,7 +58,8 @@ def _from_file(path: str | os.PathLike, background: str, channels: int | None) -
     from PIL import Image
 
     if os.fspath(path).lower().endswith(".npy"):
-        return _from_array(read_array(path), background, channels)
+        array = read_array(path)
+        return to_bands(array) if channels is None and array.ndim == 3 and array.shape[2] > 4 else _from_array(array, background, channels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata; sizes are checked here
         with open(path, "rb", opener=_at_once) as file, Image.open(file, formats=_formats()) as opened:
@@ -109,7 +110,7 @@ def _from_array(source: Any, background: str, channels: int | None) -> Any:
         values = np.asarray(source.permute(1, 2, 0) if source.ndim == 3 else source)
     else:
         values = np.asarray(source)
-    if channels not in (None, 1, 3) or (channels is None and values.ndim == 3 and values.shape[2] > 4):
+    if channels not in (None, 1, 3):
         return to_bands(values, channels)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
