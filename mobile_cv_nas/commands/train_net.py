@@ -1,4 +1,10 @@
-"""Trains a network, tests it and leaves weights, metrics and the result in OUTPUT_DIR; see tools/train_net.py and its siblings."""
+"""Trains a network, tests it and leaves weights, metrics and the result in OUTPUT_DIR.
+
+python tools/train_net.py --config-file configs/train/base.yaml MODEL.ARCH arch.yaml [--resume] [KEY VALUE ...]
+
+MODEL.ARCH is an arch file or a name of the model zoo. On several GPUs:
+torchrun --nproc-per-node 8 tools/train_net.py ...
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from .. import cli
 from ..arch import ArchDef
 from ..config import ConfigError, dump_config
 from ..data.build import build_data
@@ -27,6 +34,11 @@ from ..training.trainer import Trainer, TrainResult, training_task
 from ..weights.file import WeightsError
 from .deployment import check_exports, print_exports
 from .options import adopted, recipe_of
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the arguments and trains a classifier; returns the exit code: 0 done, 2 bad input, 1 anything else."""
+    return cli.main(run, argv, __doc__ or "", purpose="train")
 
 
 def run(cfg: CfgNode, args: Namespace, heads: Sequence[str] = ("",)) -> None:

@@ -1,7 +1,13 @@
-"""The tables of the zoo: counted figures beside published ones, the FBNetV2 paper's Table 4, and backbones with each head."""
+"""Builds every network of the zoo, alone and with each head, and prints its figures beside the published ones.
+
+python tools/zoo_table.py [--output zoo.md]
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
+import shutil
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -9,7 +15,8 @@ from typing import Any
 from tabulate import tabulate
 from torch import nn
 
-from ..files import parse_yaml
+from ..cli import Parser, guarded
+from ..files import atomic_write, parse_yaml
 from ..model_zoo.card import Card, all_cards, get_card
 from ..networks.backbone import FeatureBackbone
 from ..networks.build import build_model
@@ -91,6 +98,23 @@ segmenters run the last stage dilated, on four times the pixels.
 """
 
 
+def main(argv: Sequence[str] | None = None, output: str | os.PathLike | None = None) -> int:
+    """Prints the tables, and writes them to --output, `output` by default; returns the exit code: 0 done, 2 bad input, 1 anything else."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    where = "none" if output is None else "model_zoo/README.md"
+    parser.add_argument("--output", default=output, metavar="FILE", help=f"Markdown file to write ({where})")
+    args = parser.parse_args(argv)
+    return guarded(lambda: _write(args.output))
+
+
+def _write(output: str | os.PathLike | None) -> None:
+    zoo, table4, heads = zoo_rows(), table4_rows(), heads_rows()
+    print(render(zoo, table4, heads, shutil.get_terminal_size((120, 24)).columns))
+    if output is not None:
+        atomic_write(output, markdown(zoo, table4, heads))
+        print(f"\nwritten to {output}")
+
+
 def zoo_rows() -> list[list[str]]:
     """One row a card, in the columns of ZOO_HEADERS. Builds every network and counts it by fvcore."""
     return [_zoo_row(card) for card in all_cards()]
@@ -113,7 +137,7 @@ def _zoo_row(card: Card) -> list[str]:
         convs,
         _published(figures.conv_weights or figures.params) if figures else NONE,
         f"{figures.top1:.1f}" if figures and figures.top1 else NONE,
-        "no" if weights is None else "shipped" if weights.file else "yes",
+        "no" if weights is None else "yes" if weights.url else "in a package" if weights.package else "shipped",
         weights.license if weights else NONE,
     ]
 

@@ -14,6 +14,7 @@ from torch import nn
 from ..errors import InputError
 from ..networks.supernet import Supernet
 from ..nn.layers import ConvNormAct
+from ..nn.same import SameConv2d
 
 
 def fold(network: nn.Module, channels_last: bool = True) -> nn.Module:
@@ -31,6 +32,11 @@ def fold(network: nn.Module, channels_last: bool = True) -> nn.Module:
 
     Raises:
         InputError: a supernet, whose norms are masked anew in each step.
+
+    >>> from mobile_cv_nas import build_model, get_arch
+    >>> folded = fold(build_model(get_arch("Digits"), 10))
+    >>> any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    False
     """
     if any(isinstance(module, Supernet) for module in network.modules()):
         raise InputError("fold: a supernet's norms are masked in each step; fold the child: build_model(arch), inherit_weights")
@@ -54,7 +60,7 @@ def _pairs(network: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
         else:
             continue
         for first, second in pairwise(names):
-            if type(getattr(module, first)) is nn.Conv2d and _affine(getattr(module, second)):
+            if type(getattr(module, first)) in (nn.Conv2d, SameConv2d) and _affine(getattr(module, second)):
                 yield module, first, second
 
 

@@ -30,17 +30,19 @@ class ConvArguments:
     activation: str = "relu"
     bias: bool = False  # of the convolution, in front of its norm
     norm_eps: float = 1e-5
+    padding: int | str | None = None  # as in `ConvOptions`
 
 
 class ConvBlock(ConvNormAct, Block):
     """Convolution, norm, activation: `conv_k1`, `conv_k3`, `conv_k5`, each also `_hs`. Takes `ConvArguments`."""
 
     Arguments = ConvArguments
-    options = frozenset({"bias", "activation", "norm_eps"})
+    options = frozenset({"bias", "activation", "norm_eps", "padding"})
 
     def __init__(self, dims: Dims, **arguments: Any):
         a = ConvArguments(**arguments)
-        super().__init__(dims.c_in, dims.c_out, a.kernel, dims.stride, a.activation, options=ConvOptions(a.bias, norm_eps=a.norm_eps))
+        options = ConvOptions(a.bias, a.padding, a.norm_eps)
+        super().__init__(dims.c_in, dims.c_out, a.kernel, dims.stride, a.activation, options=options)
 
     def transform(self, x: Tensor, gates: Gates | None = None, scale: Tensor | None = None) -> Tensor:
         return _scaled(self(x, gates), gates, self.c_out, scale)
@@ -56,7 +58,7 @@ class ConvBlock(ConvNormAct, Block):
 
     @staticmethod
     def out_size(size: int, stride: int, args: ConvArguments) -> int:
-        return out_size(size, args.kernel, stride, args.kernel // 2)
+        return out_size(size, args.kernel, stride, args.padding)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class InvertedResidualArguments:
     se: str | Dist | None = None  # gate of squeeze-and-excite
     bias: bool = False  # of the three convolutions, in front of their norms
     groups: int = 1  # of both pointwise convolutions, with a channel shuffle in front of the depthwise one
-    padding: int | None = None  # of the depthwise convolution; None is kernel // 2
+    padding: int | str | None = None  # of the depthwise convolution, as in `ConvOptions`
     se_activation: str | None = None  # inside squeeze-and-excite; None is the block's
     zero_gamma: bool = False  # start the last norm's gain at zero where there is a residual
     norm_eps: float = 1e-5
@@ -134,7 +136,7 @@ class InvertedResidual(Block):
 
     @staticmethod
     def out_size(size: int, stride: int, args: Any) -> int:
-        return out_size(size, args.kernel, stride, args.kernel // 2 if args.padding is None else args.padding)
+        return out_size(size, args.kernel, stride, args.padding)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .choice import Dist, Gates, MaybeGates, largest
+from .same import SameConv2d, pad_same
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hswish": nn.Hardswish, "silu": nn.SiLU}
 SE_GATES: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "hsigmoid": nn.Hardsigmoid}
@@ -56,12 +57,12 @@ class ConvOptions:
 
     Args:
         bias: whether the convolution has a bias in front of the norm.
-        padding: zeros around the map; None is kernel // 2.
+        padding: zeros around the map; None is kernel // 2; "same" is TensorFlow's, which depends on the map's size (`nn.same`).
         norm_eps: epsilon of the norm.
     """
 
     bias: bool = False
-    padding: int | None = None
+    padding: int | str | None = None
     norm_eps: float = 1e-5
 
 
@@ -93,8 +94,12 @@ class ConvNormAct(nn.Module):
         super().__init__()
         full_in, full_out, full_kernel = largest(c_in), largest(c_out), largest(kernel)
         self.c_in, self.c_out, self.kernel, self.activation, self.padding = c_in, c_out, kernel, activation, options.padding
-        pad = full_kernel // 2 if options.padding is None else options.padding
-        self.conv = nn.Conv2d(full_in, full_out, full_kernel, stride, pad, groups=groups or full_in, bias=options.bias)
+        self.conv: nn.Conv2d
+        if options.padding == "same" and stride > 1 and full_kernel > 1:
+            self.conv = SameConv2d(full_in, full_out, full_kernel, stride, groups or full_in, options.bias)
+        else:
+            pad = options.padding if isinstance(options.padding, int) else full_kernel // 2
+            self.conv = nn.Conv2d(full_in, full_out, full_kernel, stride, pad, groups=groups or full_in, bias=options.bias)
         self.norm: nn.Module = nn.BatchNorm2d(full_out, eps=options.norm_eps)
         self.act = ACTIVATIONS[activation](inplace=True) if isinstance(activation, str) else None
         self.depthwise = groups is None
@@ -135,7 +140,9 @@ class ConvNormAct(nn.Module):
             groups = width if self.depthwise else groups
             weight = weight[:width, : x.shape[1] // groups, inner, inner]
             bias = None if bias is None else bias[:width]
-        padding = kernel // 2 if self.padding is None else self.padding
+        padding = self.padding if isinstance(self.padding, int) else kernel // 2
+        if isinstance(conv, SameConv2d):
+            x, padding = pad_same(x, kernel, conv.stride[0]), 0
         return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, groups)
 
     def _normalise(self, x: Tensor, gates: Gates, scale: Tensor | None) -> Tensor:

@@ -21,6 +21,7 @@ from ..deploy.fold import fold
 from ..errors import InputError, listed
 from ..model_zoo.builder import fbnet_builder, find_arch
 from ..model_zoo.card import Card
+from ..model_zoo.checkpoints import names_for
 from ..nn.shapes import Cost
 from ..weights.file import WeightsError, load_weights, save_weights
 from ..weights.fit import check_fit, fit_weights
@@ -55,6 +56,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """Where its weights are; the CPU for a file of another runtime."""
         return next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
 
     def __repr__(self) -> str:
@@ -261,7 +263,9 @@ def default_transform(task: Task, arch: ArchDef) -> Preprocess:
 def load_foreign(path: str | os.PathLike | None, arch: str | os.PathLike | ArchDef) -> Model:
     """A classifier with the weights of another origin, or with the published ones of its card (`path` None)."""
     if not arch:
-        raise WeightsError(f"MODEL.ARCH: empty, and {path or 'pretrained'} brings no arch; name one")
+        fits = names_for(path) if path else []
+        remedy = f"name one: by keys and shapes it is {' or '.join(fits)}" if fits else "name one"
+        raise WeightsError(f"MODEL.ARCH: empty, and {path or 'pretrained'} brings no arch; {remedy}")
     found, card = find_arch(arch)
     network: Any = fbnet_builder(arch, pretrained=path is None, weights=path)
     classes, channels = class_names(card, network.num_classes), network.in_channels

@@ -193,5 +193,18 @@ def test_masks_are_tinted_and_named():
     assert (pixels[100, 100] != 255).any()
 
 
-def test_neighbouring_labels_differ_in_colour():
+def test_labels_differ_in_colour():
     assert len({_colour(label) for label in range(41)}) == 41
+    colours = [lab(_colour(label)) for label in range(22)]
+    apart = {(a, b): np.linalg.norm(colours[a] - colours[b]) for a in range(22) for b in range(a)}
+    assert min(apart.values()) > 12  # a difference of 2 to 3 in CIELAB can just be seen
+    assert min(apart[a, b] for a in range(11) for b in range(a)) > 25
+
+
+def lab(colour):
+    """An sRGB colour in CIELAB (IEC 61966-2-1, CIE 15)."""
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = (np.cbrt(v) if v > 0.008856 else 7.787 * v + 16 / 116 for v in matrix @ linear / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
