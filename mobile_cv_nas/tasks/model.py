@@ -257,7 +257,7 @@ def default_transform(task: Task, arch: ArchDef) -> Preprocess:
 
 
 def load_foreign(path: str | os.PathLike | None, arch: str | os.PathLike | ArchDef, pretrained: bool | str = True) -> Model:
-    """A classifier with the weights of another origin, or (`path` None) with the published ones of its card, or those of a library's hub."""
+    """A classifier with the weights of another origin, or (`path` None) the published ones of its card, or of a library's hub."""
     if not arch:
         fits = names_for(path) if path else []
         remedy = f"name one: by keys and shapes it is {' or '.join(fits)}" if fits else "name one"
