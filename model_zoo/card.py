@@ -172,9 +172,16 @@ class Card:
 
 
 def get_card(name: str) -> Card:
-    """The card of a network; any case, and the released names (`fbnet_a`, `mnv3`, ...) too.
+    """The card of a network: its arch, published figures, weights, licence, and `transform()`, how its images are prepared.
 
-    Raises ZooError for an unknown name, with the nearest ones.
+    Args:
+        name: in any case; the released names (`fbnet_a`, `mnv3`, ...) too.
+
+    Raises:
+        ZooError: an unknown name; says the nearest ones.
+
+    >>> get_card("fbnetv2_f4").input_size
+    224
     """
     if not isinstance(name, str):
         raise ZooError(f"a network's name is a string, not {type(name).__name__}")
@@ -189,14 +196,34 @@ def get_card(name: str) -> Card:
 
 
 def get_arch(name: str) -> ArchDef:
-    """The arch of a network by name. Raises ZooError for an unknown name or an arch that was never published."""
+    """The arch of a network of the zoo.
+
+    Args:
+        name: as of `get_card`.
+
+    Raises:
+        ZooError: an unknown name, or an arch that was never published.
+
+    >>> get_arch("FBNetV2_F4").cost().macs
+    238351984
+    """
     return get_card(name).arch
 
 
 def list_models(pattern: str = "*", pretrained: bool | str = False) -> list[str]:
-    """Names that match a wildcard pattern (any case), sorted; with `pretrained` only those with weights, of a library if it names one.
+    """Names of the networks that can be built, sorted.
 
     Networks whose arch was never published have a card but cannot be built, and are not listed.
+
+    Args:
+        pattern: with wildcards, in any case.
+        pretrained: only those with weights; "timm": only those with weights on timm's hub.
+
+    Returns:
+        The names; none where none matches.
+
+    >>> list_models("fbnetv2_f*", pretrained=True)
+    ['FBNetV2_F1', 'FBNetV2_F2', 'FBNetV2_F3', 'FBNetV2_F4']
     """
     wanted = pattern.casefold()
     return sorted(

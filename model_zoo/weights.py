@@ -33,13 +33,21 @@ def load_weights(network: Network, card: Card | None, path: str | os.PathLike | 
     input channels gets the stem adapted as timm does. Anything else that does not fit is a WeightsError, and the
     network stays as it was.
     """
+    load_state(network, read_state(network, card, path, progress))
+
+
+def read_state(network: Network, card: Card | None, path: str | os.PathLike | None = None, progress: bool = True) -> State:
+    """The weights of a file, or of a card, under our names, for a network of that arch; classes and input channels may be others."""
     if path is not None:
-        state = read_weights(path, network, card)
-    elif card is not None:
-        with find_weights(card, progress) as found:
-            state = _read_card(found, card)
-    else:
+        return read_weights(path, network, card)
+    if card is None:
         raise WeightsError("an arch alone has no pretrained weights: name a network of the zoo, or give weights=PATH")
+    with find_weights(card, progress) as found:
+        return _read_card(found, card)
+
+
+def load_state(network: Network, state: State) -> None:
+    """The second half of `load_weights`."""
     network.load_state_dict(_adapt(state, network), strict=True)
 
 

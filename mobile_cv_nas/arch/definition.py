@@ -21,7 +21,17 @@ from .show import block_costs, block_lines, html_table, text_table, total_line
 
 @dataclass(frozen=True)
 class BlockDef:
-    """One block: its registered name, output channels, stride and options."""
+    """One block of an arch, read by `ArchDef`, which checks it.
+
+    Attributes:
+        name: registered in `BLOCKS`.
+        channels: of its output.
+        stride: of the map, 1 or more.
+        options: what its row gives beside these, such as {"hidden": 64}.
+
+    >>> BlockDef("ir_k3", 16, stride=2, options={"expansion": 3}).channels
+    16
+    """
 
     name: str
     channels: int

@@ -12,7 +12,13 @@ MAX_OPTIONS = 1024
 
 
 class ArchError(InputError):
-    """An arch or a space that is not valid: says which file, stage, block and key, and what would be."""
+    """An arch or a space that is not valid, a ValueError: says which file, stage, block and key, and what would be.
+
+    >>> from mobile_cv_nas import ArchDef
+    >>> ArchDef.parse({"input_size": 8, "stages": [[["conv_k33", 8]]]})
+    Traceback (most recent call last):
+    mobile_cv_nas.arch.fields.ArchError: arch: stage 0, block 0: unknown block 'conv_k33', did you mean conv_k3...
+    """
 
 
 def numbers(value: Any, where: str, what: str, limit: int, integer: bool = True) -> tuple[Fraction, ...]:

@@ -65,6 +65,11 @@ From the command line: `python tools/predict.py IMAGE --model NAME` prints the f
 mobile_cv_nas`, `timm.create_model("fbnetv2_f4")` builds the FBNet families too (names that timm has already stay its
 own), and `torch.hub.load(REPO, "fbnetv2_f4")` all of them.
 
+Every network has timm's methods (`forward_features`, `forward_head`, `forward_intermediates`, `reset_classifier`,
+`set_grad_checkpointing`, ...); those that timm builds take its options too (`features_only` with any `feature_cls`,
+`global_pool`, `drop_rate`, `drop_path_rate`, `output_stride`, `in_chans`) and have a `pretrained_cfg`, the released weights
+under the tag `fb_in1k`. `torch.jit.script`, `torch.export` and torch.fx take networks and backbones.
+
 Weights are looked for in the file of `weights=`, then in the cache (`$MOBILE_CV_NAS_HOME`, else torch hub's folder), and
 are then downloaded into it. Without a connection the error names the URL and the path where the file is to be put.
 `weights=`, `nas.load(FILE, NAME)` and `MODEL.WEIGHTS` take the checkpoints of timm, torchvision and efficientnet_lite_pytorch

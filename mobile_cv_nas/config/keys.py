@@ -57,9 +57,12 @@ _C.DATA.MAX_SKIPPED_SHARE = 0.01  # stop when more than this share of the images
 _C.SEARCH = CfgNode()
 _C.SEARCH.SPACE = ""  # search space file, relative to the config file, or the name of a shipped one, such as fbnetv2_l
 _C.SEARCH.STRATEGY = "dmasking"  # how the space is searched
-_C.SEARCH.OBJECTIVE = "macs"  # macs | params: the cost that TARGET limits
-_C.SEARCH.TARGET = 400_000.0  # multiply-adds or parameters the derived network shall have; 60M, 400k and 60e6 will do
 _C.SEARCH.TARGETS = []  # several targets in place of TARGET, [50M, 100M, 200M]: a network each from one search, with shared weights
+_C.SEARCH.OBJECTIVE = "macs"  # macs | params | latency (TABLE's milliseconds) | memory (bytes of maps): the cost that TARGET limits
+_C.SEARCH.TARGET = 400_000.0  # what the derived network shall cost; 60M, 400k and 60e6 will do, and 8 ms or 256 kB, which say the objective
+_C.SEARCH.TABLE = ""  # of latency: a table's file, relative to the config file, or the name of a shipped one
+_C.SEARCH.LIMITS = []  # at most so much of other costs: {macs: 60M, params: 4M, latency: 8 ms}
+_C.SEARCH.TARGET_CLASSES = 0  # of the network that TARGET is of, where the searched images have fewer classes; 0: as many as these
 _C.SEARCH.COST_WEIGHT = 1.0  # of |cost / target - 1| beside the cross-entropy
 _C.SEARCH.EPOCHS = 30  # each trains the weights, then alpha
 _C.SEARCH.BATCH_SIZE = 64  # images a step, over all processes and ACCUMULATE
@@ -136,7 +139,7 @@ CHOICES = {
     "DATA.ON_BAD": ("stop", "skip"),
     "DATA.AUGMENT": ("none", "affine", "crop", "randaugment"),
     "SEARCH.STRATEGY": STRATEGIES,
-    "SEARCH.OBJECTIVE": ("macs", "params"),
+    "SEARCH.OBJECTIVE": ("macs", "params", "latency", "memory"),
     "SEARCH.TEMPERATURE.SCHEDULE": ("geometric", "paper"),
     "SEARCH.SHARING": ("none", "full"),
     "SEARCH.RESOLUTION": ("all", "sampled"),

@@ -76,6 +76,13 @@ DISABLED = (
     Rule(("DATA.MAX_SKIPPED_SHARE",), _dataset("digits"), "DATA.DATASET", "its images are in memory"),
     Rule(("DATA.ERASE",), _dataset("digits"), "DATA.DATASET", "it is for image files of a class", (0,)),
     Rule(("DATA.ERASE", "DATA.MIXUP"), _dataset(*DENSE), "DATA.DATASET", "they are for a classifier", (0,)),
+    Rule(
+        ("SEARCH.TABLE",),
+        lambda c, _: c.SEARCH.OBJECTIVE != "latency" and not any(text.startswith("latency") for text in c.SEARCH.LIMITS),
+        "SEARCH.OBJECTIVE",
+        "use latency, or limit it",
+        ("",),
+    ),
     Rule(("SEARCH.TEMPERATURE.DECAY",), lambda c, _: c.SEARCH.TEMPERATURE.SCHEDULE != "paper", "SEARCH.TEMPERATURE.SCHEDULE", "use paper"),
     Rule(
         ("SEARCH.TEMPERATURE.END",),
@@ -83,6 +90,7 @@ DISABLED = (
         "SEARCH.TEMPERATURE.SCHEDULE",
         "use geometric",
     ),
+    Rule(("SEARCH.TARGET_CLASSES",), lambda c, _: c.HEAD.NAME != "", "HEAD.NAME", "it is for a classifier", (0,)),
     Rule(("HEAD.INPUT_SIZE",), _not_head(*DETECTORS, *SEGMENTERS), "HEAD.NAME", "name a head"),
     Rule(("HEAD.CHANNELS", "HEAD.FROZEN_STAGES", "HEAD.FROZEN_NORM"), _not_head(*DETECTORS, *SEGMENTERS), "HEAD.NAME", "name a head", (0,)),
     Rule(("HEAD.STRIDES",), _not_head(*DETECTORS), "HEAD.NAME", "it is for a detector", ([],)),

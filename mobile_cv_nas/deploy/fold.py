@@ -32,6 +32,11 @@ def fold(network: nn.Module, channels_last: bool = True) -> nn.Module:
 
     Raises:
         InputError: a supernet, whose norms are masked anew in each step.
+
+    >>> from mobile_cv_nas import build_model, get_arch
+    >>> folded = fold(build_model(get_arch("Digits"), 10))
+    >>> any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    False
     """
     if any(isinstance(module, Supernet) for module in network.modules()):
         raise InputError("fold: a supernet's norms are masked in each step; fold the child: build_model(arch), inherit_weights")

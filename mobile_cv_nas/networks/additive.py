@@ -11,7 +11,9 @@ and sums them in the same order: at one-hot gates, where all else is a product w
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+import operator
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arch import ArchDef
+from ..arch import ArchDef, SearchSpace
 from ..arch.layer import Layer, has_hidden, map_sizes, reading
 from ..nn.blocks import Shape
 from ..nn.heads import HeadDef
@@ -124,11 +126,16 @@ class LayerSum(Protocol):
 
 def layer_sum(function: LayerSum, arch: ArchDef, head: HeadDef, in_channels: int = 3) -> float:
     """The cost of one network."""
+    return float(_total(torch.tensor(layer_values(function, arch, head, in_channels), dtype=torch.float64), function))
+
+
+def layer_values(function: LayerSum, arch: ArchDef, head: HeadDef, in_channels: int = 3) -> list[float]:
+    """What is summed: a value a layer, in order, then one a map of the head."""
     layers, sizes, reads = reading(arch.layers, in_channels), map_sizes(arch.layers, arch.input_size), head.reads(arch.layers)
     values = [_block_values(function, layer, layer.names[0], sizes[i], layer.c_in).item() for i, layer in enumerate(layers)]
     sides = (sizes[0], *(sizes[i + 1] for i in reads))
     values += [_head_values(function, head, n, layers[i].channels, sides).item() for n, i in enumerate(reads)]
-    return float(_total(torch.tensor(values, dtype=torch.float64), function))
+    return values
 
 
 def _total(values: Tensor, function: LayerSum) -> Tensor:
@@ -164,6 +171,9 @@ def _finite(values: Any, cells: BlockCells | HeadCells) -> Any:
     return values
 
 
+Change = Callable[[Tensor], Tensor]
+
+
 class _Group(nn.Module):
     """Layers whose tensors have one shape, so that they are contracted together.
 
@@ -183,14 +193,14 @@ class _Group(nn.Module):
         for name, index in places.items():
             self.register_buffer(name, index, persistent=False)
 
-    def forward(self, flat: Tensor, enters: Tensor, sizes: Tensor) -> Tensor:
-        """(layers,) expectations, from flat gates, flat widths (of what enters) and the gates of the sizes."""
+    def forward(self, flat: Tensor, enters: Tensor, sizes: Tensor, change: Change | None) -> Tensor:
+        """(layers,) expectations, of the changed cells, from flat gates, flat widths (of what enters) and the gates of the sizes."""
         count, n_sizes, n_in, blocks, hidden, _ = self.shape
 
         def pick(source: Tensor, index: Tensor) -> Tensor:
             return source.index_select(0, index.flatten()).view(*index.shape, 1)
 
-        found = self.cells @ pick(flat, self.channels)
+        found = (self.cells if change is None else change(self.cells)) @ pick(flat, self.channels)
         found = found.view(count, -1, hidden) @ pick(flat, self.hidden)
         found = found.view(count, -1, blocks) @ pick(flat, self.block)
         found = found.view(count, n_sizes, n_in) @ pick(enters, self.enters)
@@ -253,14 +263,18 @@ class Expectation(nn.Module):
 
     def forward(self, supernet: Supernet, noise: bool = True) -> Tensor:
         """0-d float64, differentiable in every alpha. `noise` False: under softmax(alpha), without noise or selection."""
+        return _total(self.values(supernet, noise), self.function)
+
+    def values(self, supernet: Supernet, noise: bool = True, change: Change | None = None) -> Tensor:
+        """What is summed: the expectation of each layer's value, in order, then of each map's of the head; of `change` of the values."""
         gates = supernet.table.gates(noise=noise)
         enters, _, leaves = (part.flatten() for part in supernet.effective.widths(gates))
         flat, sizes = gates.flatten(), gates[self._size_row, : self._n_sizes]
-        parts = [torch.cat([group(flat, enters, sizes) for group in self.groups]).index_select(0, self._order)]
+        parts = [torch.cat([group(flat, enters, sizes, change) for group in self.groups]).index_select(0, self._order)]
         for n in range(self._n_heads):
             values, index = getattr(self, f"_head{n}"), getattr(self, f"_head_index{n}")
-            parts.append((values @ leaves.index_select(0, index)) @ sizes[:, None])
-        return _total(torch.cat(parts), self.function)
+            parts.append(((values if change is None else change(values)) @ leaves.index_select(0, index)) @ sizes[:, None])
+        return torch.cat(parts)
 
 
 def _layer_cells(function: LayerSum, layer: Layer, sides: Sequence[int]) -> Tensor:
@@ -273,3 +287,62 @@ def _candidate(function: LayerSum, layer: Layer, name: str, side: int) -> Any:
     if name not in layer.candidates:
         return np.zeros((len(layer.c_in), len(layer.hidden), len(layer.channels)))
     return _block_values(function, layer, name, side, layer.c_in)
+
+
+class Expectations:
+    """The `Expectation` of each supernet that was asked for, built once."""
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakKeyDictionary[Supernet, Expectation] = weakref.WeakKeyDictionary()
+
+    def __call__(self, function: LayerSum, supernet: Supernet, noise: bool = True) -> Tensor:
+        """As `Expectation.forward`."""
+        if supernet not in self._known:
+            self._known[supernet] = Expectation(function, supernet)
+        return self._known[supernet].to(supernet.table.noise.device)(supernet, noise)
+
+
+def extreme(function: LayerSum, space: SearchSpace, head: HeadDef, in_channels: int, largest: bool, peak: bool = False) -> ArchDef:
+    """The member of a space that costs least, or most: dynamic programming over (layer, input width), for each input size.
+
+    A skip hands on a wider input, so that greedy choices are wrong. With `peak` the cost is the largest of the values, not their sum.
+    """
+    sign, ends = (1.0 if largest else -1.0), []
+    join: Callable[[float, float], float] = operator.add if not peak else max if largest else min
+    layers, reads = reading(space.layers, in_channels), head.reads(space.layers)
+    for number, size in enumerate(space.input_sizes):
+        sides = map_sizes(layers, size)
+        seen = (sides[0], *(sides[i + 1] for i in reads))
+        # For each width that may reach a layer: the best total so far, and the picks that lead there as a linked list.
+        best: dict[int, tuple[float, Any]] = {in_channels: (0.0, None)}
+        for i, layer in enumerate(layers):
+            cells = sign * _layer_cells(function, layer, [sides[i]]).numpy()[0]  # (c_in, block, hidden, c_out)
+            after: dict[int, tuple[float, Any]] = {}
+            for c_in, (total, node) in best.items():
+                for c_out, gain, picks in _best_cells(layer, cells[layer.c_in.index(c_in)], c_in):
+                    if c_out not in after or join(total, gain) > after[c_out][0]:
+                        after[c_out] = (join(total, gain), (picks, node))
+            if i in reads:
+                more = _head_values(function, head, reads.index(i), list(after), seen)
+                after = {c: (join(total, sign * float(v)), node) for (c, (total, node)), v in zip(after.items(), more)}
+            best = after
+        total, node = max(best.values(), key=lambda end: end[0])
+        ends.append((total, number, node))
+    _, number, node = max(ends, key=lambda end: end[0])
+    found = {"input_size": number}
+    while node is not None:
+        picks, node = node
+        found |= picks
+    return space.decode(found)
+
+
+def _best_cells(layer: Layer, cells: Any, c_in: int) -> Iterator[tuple[int, float, dict[str, int]]]:
+    """For each width that may leave a layer: the best value of a block that makes it, and its picks. cells: (block, hidden, c_out)."""
+    real = [i for i, name in enumerate(layer.names) if name in layer.candidates]
+    for c, c_out in enumerate(layer.channels):
+        part = cells[real][:, :, c]
+        block, hidden = np.unravel_index(int(part.argmax()), part.shape)
+        picks = {f"{layer.key}.block": real[int(block)], f"{layer.key}.channels": c, f"{layer.key}.hidden": int(hidden)}
+        yield c_out, float(part.max()), picks
+    if layer.skip is not None:
+        yield c_in, 0.0, {f"{layer.key}.block": layer.skip}

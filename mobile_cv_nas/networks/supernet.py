@@ -65,6 +65,10 @@ class Supernet(nn.Module):
         self.effective = Effective(space, self.table, in_channels, head)
         self._index_units()
 
+    def count_under(self, head: HeadDef) -> None:
+        """From now on costs are of children under this head: its own kind, for another number of classes."""
+        self.effective.head = head
+
     def _index_units(self) -> None:
         """A row and an indicator over the block names for each unit: its gate is the sum over the names it stands for."""
         rows, flags = [], []

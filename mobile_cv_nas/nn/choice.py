@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,16 @@ SKIP = object()  # the value of a property for a block that is not there
 
 @dataclass(frozen=True)
 class Choice:
-    """One decision: its name (`s2b0.channels`) and its options, widths and sizes in ascending order."""
+    """One decision of a space.
+
+    Attributes:
+        name: `s2b0.channels`: stage 2, block 0; or `input_size`.
+        options: block names as the row has them; widths and sizes in ascending order.
+
+    >>> from mobile_cv_nas import SearchSpace
+    >>> SearchSpace.parse({"input_size": [8, 16, 8], "stages": [[["conv_k3", 8, 2]]]}).choices
+    (Choice(name='input_size', options=(8, 16)),)
+    """
 
     name: str
     options: tuple[Any, ...]
@@ -86,6 +95,13 @@ class Gates:
     def frozen(self) -> Gates:
         """The same gates for a second pass that leaves running statistics alone."""
         return replace(self, update=False)
+
+
+# As the annotation of an argument of `forward`: TorchScript compiles plain networks only, and cannot compile `Gates`.
+if TYPE_CHECKING:
+    MaybeGates = Gates | None
+else:
+    MaybeGates = Any
 
 
 class ChoiceTable(nn.Module):

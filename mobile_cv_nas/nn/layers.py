@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .choice import Dist, Gates, largest
+from .choice import Dist, Gates, MaybeGates, largest
 from .same import SameConv2d, pad_same
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hswish": nn.Hardswish, "silu": nn.SiLU}
@@ -107,11 +107,15 @@ class ConvNormAct(nn.Module):
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
 
-    def forward(self, x: Tensor, gates: Gates | None = None, scale: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, gates: MaybeGates = None, scale: Tensor | None = None) -> Tensor:
         """Applies the unit; `scale` (0-d) multiplies the output of a unit without activation, at no cost."""
-        if gates is None:
+        if torch.jit.is_scripting() or gates is None:
             x = self.norm(self.conv(x))
             return x if self.act is None else self.act(x)
+        else:  # TorchScript leaves out a branch, not what follows a return
+            return self._gated(x, gates, scale)
+
+    def _gated(self, x: Tensor, gates: Gates, scale: Tensor | None) -> Tensor:
         x = self._convolve(x, gates)
         if self.activation is not None:
             return activate(self._normalise(x, gates, None), self.activation, gates)
@@ -194,11 +198,15 @@ class SqueezeExcite(nn.Module):
         assert self.reduce.bias is not None
         nn.init.zeros_(self.reduce.bias)
 
-    def forward(self, x: Tensor, gates: Gates | None = None) -> Tensor:
-        if gates is None:
+    def forward(self, x: Tensor, gates: MaybeGates = None) -> Tensor:
+        if torch.jit.is_scripting() or gates is None:
             assert self.act is not None
             assert self.gate_fn is not None
             return x * self.gate_fn(self.expand(self.act(self.reduce(self.pool(x)))))
+        else:
+            return self._gated(x, gates)
+
+    def _gated(self, x: Tensor, gates: Gates) -> Tensor:
         gate = gates.value(self.gate)
         if gates.picked is not None and gate is None:
             return x

@@ -76,6 +76,10 @@ def subsample(x: Tensor, size: int) -> Tensor:
 
     Raises:
         ValueError: the maps are not square, or smaller than `size`.
+
+    >>> subsample(torch.arange(4.0).expand(1, 1, 4, 4), 2)[0, 0]
+    tensor([[0., 2.],
+            [0., 2.]])
     """
     full = x.shape[-1]
     if x.shape[-2] != full or not 0 < size <= full:

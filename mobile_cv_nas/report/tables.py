@@ -8,7 +8,7 @@ from typing import Any
 NAMES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
 NAMES |= {"ap": "box AP", "ap50": "box AP50", "ap75": "box AP75"}
 UNDECIDED = 0.5  # mean normalised entropy of the alphas, above which a choice is close to chance
-_UNITS = {"macs": "MACs", "params": "parameters"}
+_UNITS = {"macs": "MACs", "params": "parameters", "latency": "ms", "memory": "bytes of maps"}
 
 
 def name_of(key: str) -> str:
@@ -32,7 +32,7 @@ def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, f
         return _stopped(result)
     if "targets" in result:
         return _targets_table(result["targets"], folder, seconds)
-    cost, key = result[result["objective"]], next((k for k in ("top1", "miou", "ap50") if f"val_{k}" in result), "")
+    cost, key = result.get("counted", result[result["objective"]]), next((k for k in ("top1", "miou", "ap50") if f"val_{k}" in result), "")
     how = "argmax of the alphas"
     if result["derived"] == "sampled":
         how = f"best of {result['candidates_compared']} compared, {result['candidates_within']} near the target"
@@ -41,7 +41,8 @@ def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, f
         [
             *((f"{of} {name_of(key)}", f"{result[name]:.4f}") for of, name in scores),
             *_costs(result),
-            (f"target, {_UNITS[result['objective']]}", f"{result['target']:,.0f} ({cost / result['target'] - 1:+.1%})"),
+            *_counted(result),
+            *_aim(result, cost),
             ("derived", how),
             *_decided(result.get("entropy")),
             (found_by, f"{seconds[0]:.0f} s"),
@@ -59,7 +60,7 @@ def _targets_table(found: Sequence[Mapping[str, Any]], folder: str, seconds: tup
     columns = [(of, prefix + key) for of, prefix in (("test", ""), ("validation", "val_")) if key and prefix + key in found[0]]
     rows = []
     for one in found:
-        off = f"{one[one['objective']] / one['target'] - 1:+.1%}"
+        off = f"{one.get('counted', one[one['objective']]) / one['target'] - 1:+.1%}"
         rows.append([one["folder"], f"{one['macs']:,}", f"{one['params']:,}", off, *(f"{one[name]:.4f}" for _, name in columns)])
     heads = ["target", "MACs", "parameters", "off", *(f"{of} {name_of(key)}" for of, _ in columns)]
     align = ["left", *["right"] * (len(heads) - 1)]
@@ -80,6 +81,23 @@ def networks_table(found: Sequence[Mapping[str, Any]], objective: str, target: f
     return tabulate(rows, heads, disable_numparse=True, colalign=["left", *["right"] * 5]) + "\n\n" + table(rest)
 
 
+def _aim(result: Mapping[str, Any], cost: float) -> list[tuple[str, str]]:
+    """The target, what the child has of it, and the limits."""
+    name, target = result["objective"], result["target"]
+    unit, off = _UNITS.get(name, name), f"({cost / target - 1:+.1%})"
+    if name in ("macs", "params"):
+        rows = [(f"target, {unit}", f"{target:,.0f} {off}")]
+    else:
+        rows = [(f"target, {unit}", f"{target:,.4g}"), (f"child, {unit}", f"{cost:,.4g} {off}")]
+        rows.append((f"expected, {unit}", f"{result[f'{name}_expected']:,.4g}"))
+    if "latency_measured" in result:
+        measured = result["latency_measured"]
+        rows.append(("measured, ms", f"not: {result['latency_not_measured']}" if measured is None else f"{measured:.4g}"))
+    for key, one in result.get("limits", {}).items():
+        rows.append((f"at most, {_UNITS.get(key, key)}", f"{one['most']:,.5g} ({one['cost']:,.5g})"))
+    return rows
+
+
 def table(rows: list[tuple[str, str]]) -> str:
     """Two columns of text."""
     from tabulate import tabulate
@@ -97,6 +115,13 @@ def _decided(entropy: float | None) -> list[tuple[str, str]]:
 
 def _costs(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("MACs", f"{result['macs']:,}"), ("parameters", f"{result['params']:,}")]
+
+
+def _counted(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the target is compared with, where that is no cost of the network that was trained."""
+    if "counted" not in result:
+        return []
+    return [(f"{_UNITS[result['objective']]} with {result['target_classes']:,} classes", f"{result['counted']:,}")]
 
 
 def _stopped(result: Mapping[str, Any]) -> str:

@@ -54,7 +54,8 @@ NETWORKS = "networks.yaml"
 
 @dataclass(frozen=True)
 class Ranked:
-    """A network near the target: its exact cost, its score with inherited weights, and its log-probability under the alphas."""
+    """A network near the target: its exact cost, with the classes that the target is of; its score with inherited weights; and its
+    log-probability under the alphas."""
 
     arch: ArchDef
     cost: Cost
@@ -87,6 +88,7 @@ class Derivation:
         return [
             {
                 "arch": f"arch_{rank}.yaml",
+                **self.goal.costs(one.arch),
                 "macs": one.cost.macs,
                 "params": one.cost.params,
                 "score": one.score,
@@ -203,7 +205,7 @@ def train_derived(
     if not trained.finished:
         return SearchResult(folder)
     spent = (seconds, time.monotonic() - start)
-    result = SearchResult(folder, True, best.arch, found.networks[0].cost, found.goal, best, found.supernet, trained, spent)
+    result = SearchResult(folder, True, best.arch, search.child_cost(best.arch), found.goal, best, found.supernet, trained, spent)
     if search.runtime.main:
         best.arch.save(folder / "arch.yaml")
         draw_arch(best.arch, folder / "arch.png")
@@ -232,7 +234,7 @@ def prepare_derived(folder: Path, resume: bool) -> None:
 
 @torch.no_grad()
 def _expected(supernet: Supernet, goal: Goal) -> float:
-    return float(getattr(supernet.expected_cost(), goal.objective))
+    return float(goal.expected(supernet, noise=False))
 
 
 def _nearest(saved: SavedSearch, goal: Goal, runtime: Runtime) -> Supernet:
@@ -251,7 +253,7 @@ def _with_argmax(supernet: Supernet, goal: Goal, candidates: Sequence[Candidate]
     """The most probable arch first, if it meets the goal and was not drawn."""
     arch = supernet.derive()
     cost = goal.cost(supernet.space, arch)
-    if not goal.met(cost) or any(one.arch == arch for one in candidates):
+    if not (goal.met(cost) and goal.allows(arch)) or any(one.arch == arch for one in candidates):
         return list(candidates)
     chance = sum(math.log(float(p.max())) for p in supernet.probabilities().values())
     return [Candidate(arch, cost, chance), *candidates]

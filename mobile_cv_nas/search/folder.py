@@ -116,11 +116,12 @@ def _front(found: Sequence[SearchResult], task: Task) -> list[dict[str, Any]]:
     for one in found:
         assert one.goal is not None
         assert one.cost is not None
+        assert one.arch is not None
         result = one.to_dict()
         of = next((of for of, key in (("test", task.main), ("validation", f"val_{task.main}")) if key in result), None)
         score = None if of is None else float(result[task.main if of == "test" else f"val_{task.main}"])
         row = {"target": one.goal.target, "objective": one.goal.objective, "folder": one.folder.name}
-        row |= {"macs": one.cost.macs, "params": one.cost.params, "score": score, "score_of": of}
+        row |= {**one.goal.costs(one.arch), "macs": one.cost.macs, "params": one.cost.params, "score": score, "score_of": of}
         rows.append({**row, "error": read_run(one.folder).error})
     costs = [row[row["objective"]] for row in rows]
     if all(row["score"] is not None for row in rows):

@@ -8,10 +8,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
 from ..data.build import build_loader
@@ -24,6 +25,7 @@ from ..engine.runtime import Runtime, start_runtime
 from ..engine.stop import StopRequest
 from ..errors import InputError, listed, require
 from ..networks.supernet import Supernet
+from ..nn.shapes import Cost
 from ..report.run import CHILD
 from ..report.space import find_space
 from ..tasks.build import make_task
@@ -32,8 +34,10 @@ from ..training.check import check_training
 from ..training.options import Recipe, changed
 from ..training.trainer import Trainer, TrainResult, data_for, training_task
 from .derive import Derived, derive_arch, inherited_child
+from .facts import cost_facts
 from .folder import prepare, write_results, write_target
-from .goal import Goal, check_target, each_target, parse_target
+from .goal import Goal, check_target, counted_head, each_target, parse_target
+from .objective import with_table
 from .options import SearchOptions
 from .result import SearchResult
 from .saved import Target, save_search
@@ -67,7 +71,8 @@ def search(
         space: a SearchSpace, the path of a space file, or the name of a shipped one.
         train, val, test: the folder of a data set, or torch Datasets of (image, label); see `data.build.data_of`. The search learns from
             `train` alone; `val` validates the child, and `test` tests it.
-        target: what the arch shall cost: "60e6 macs", "4M params", or a number of MACs; 400,000 MACs if nothing is said.
+        target: what the arch shall cost: "60e6 macs", "4M params", "8 ms" by the latency table `table`, "256 kB" of maps, or a number of
+            MACs; 400,000 MACs if nothing is said.
         strategy: of `search.strategies`.
         output: the folder, made if missing; a run in it, finished or not, is not replaced.
         recipe: everything beside the search: TrainOptions (of the child), DataOptions, HeadOptions, RuntimeOptions, seed.
@@ -78,7 +83,7 @@ def search(
         callback: called with the record of each epoch, a dict.
         resume: go on from the newest checkpoint in the folder; the child of a finished search, for more epochs if it is given more.
         overwrite: replace a run in the folder.
-        options: fields of SearchOptions: epochs=30, sharing="full", ...
+        options: fields of SearchOptions: epochs=30, sharing="full", table="phone.json", limits={"params": "4M"}, ...
 
     Returns:
         A SearchResult. SIGINT and SIGTERM end the run after a step, saved; its `finished` is then False.
@@ -139,11 +144,12 @@ class SearchRun:
         loss: Callable[[Any, Any], Tensor] | None = None,
         source: str = "",
     ):
+        options = with_table(options)
         self.space, self.data, self.options, self.recipe, self.inherit = space, data, options, recipe, inherit
         losses = LossOptions(own=loss, seed=recipe.seed)
         self.task: Task = make_task(data.classes, recipe.head, recipe.data.mean, recipe.data.std, losses)
         self.child_task = training_task(data, recipe, loss)
-        head, named = self.task.head_def(space), source or space.name or "the space"
+        head, named = counted_head(self.task.head_def(space), options), source or space.name or "the space"
         self.goals = {name: check_target(one, space, head, self.task.in_channels, named) for name, one in each_target(options).items()}
         self.runtime: Runtime = start_runtime(recipe.runtime)
 
@@ -187,9 +193,10 @@ class SearchRun:
                 trained = self.train_child(searcher.supernet, one.arch, folder / turn.name / CHILD, stop, callback) if train_child else None
                 if trained is not None and not trained.finished:
                     return SearchResult(folder)
-                cost = self.space.cost(one.arch, in_channels=self.task.in_channels, head=turn.goal.head)
+                cost = self.child_cost(one.arch)
                 result = SearchResult(folder / turn.name, True, one.arch, cost, turn.goal, one, searcher.supernet, trained)
-                found.append(replace(result, entropy=turn.strategy.entropy()))
+                facts = cost_facts(turn.goal, searcher.supernet, one.arch, partial(self._child, one.arch)) if runtime.main else {}
+                found.append(replace(result, entropy=turn.strategy.entropy(), facts=facts))
             seconds = (middle - start, time.monotonic() - middle)
             result = replace(found[0], seconds=seconds)
             if len(found) > 1:
@@ -260,6 +267,14 @@ class SearchRun:
         goes_on = (folder / CHECKPOINTS).is_dir()
         trainer = Trainer(self.child_task.child(arch), arch, self.data, self.recipe, self.runtime, weights)
         return trainer.run(folder, goes_on, stop, callback)
+
+    def _child(self, arch: ArchDef) -> nn.Module:
+        """The network of an arch, untrained."""
+        return self.child_task.child(arch).network(arch).eval()
+
+    def child_cost(self, arch: ArchDef) -> Cost:
+        """Exact, of the child that is trained, with the classes of the images."""
+        return self.space.cost(arch, in_channels=self.task.in_channels, head=self.task.head_def(self.space))
 
     def calibration(self, supernet: Supernet) -> list[Any]:
         """Random training images in batches, at the largest input size, that renew norm statistics."""

@@ -22,7 +22,8 @@ from ..tasks.build import make_task
 from ..tasks.options import HeadOptions
 from ..tasks.task import SupernetOptions, Task
 from ..training.options import Recipe, TrainOptions
-from .goal import Goal
+from .goal import Goal, counted_head, limits_of
+from .objective import objective_of
 from .options import SearchOptions
 
 SEARCH = "search.pt"
@@ -64,7 +65,9 @@ class SavedSearch:
         o = self.options
         supernet = self.task.supernet(self.space, SupernetOptions(o.sharing, o.recompute, o.resolution))
         supernet.load_state_dict(dict(self.weights))
-        set_alphas(supernet, (target or self.targets[0]).alphas)
+        chosen = target or self.targets[0]
+        supernet.count_under(chosen.goal.head)
+        set_alphas(supernet, chosen.alphas)
         return supernet
 
 
@@ -101,8 +104,8 @@ def save_search(
 
 
 def _plain(goal: Goal) -> dict[str, Any]:
-    """The fields of a goal that the task does not bring."""
-    return {key: value for key, value in vars(goal).items() if key not in ("head", "in_channels")}
+    """The fields of a goal that task and options do not bring."""
+    return {key: value for key, value in vars(goal).items() if key in ("objective", "target", "tolerance")}
 
 
 def load_search(run: str | os.PathLike) -> SavedSearch:
@@ -127,18 +130,21 @@ def load_search(run: str | os.PathLike) -> SavedSearch:
     head = HeadOptions(**saved["head"])
     task = make_task(saved["classes"], head, saved["mean"], saved["std"])
     kept = Recipe(TrainOptions(**recipe["train"]), DataOptions(**recipe["data"]), head, seed=recipe["seed"])
-    targets = tuple(_target(one, task.head_def(space), task.in_channels) for one in content["targets"])
+    options = SearchOptions(**content["options"])
+    head_def = counted_head(task.head_def(space), options)
+    targets = tuple(_target(one, head_def, task.in_channels, options) for one in content["targets"])
     if name:
         targets = tuple(one for one in targets if one.name == name)
         if not targets:
             raise InputError(f"{folder}: is no target of the search in {path.parent}; give that folder")
-    options = SearchOptions(**content["options"])
     return SavedSearch(space, task, options, kept, targets, content["supernet"], content["digest"], content["own_loss"])
 
 
-def _target(content: Mapping[str, Any], head: HeadDef, in_channels: int) -> Target:
+def _target(content: Mapping[str, Any], head: HeadDef, in_channels: int, options: SearchOptions) -> Target:
     kept = {key: value for key, value in content.items() if key not in ("name", "alphas")}
-    return Target(content["name"], Goal(**kept, head=head, in_channels=in_channels), content["alphas"])
+    measure = objective_of(kept["objective"], options.table)
+    goal = Goal(**kept, head=head, in_channels=in_channels, measure=measure, limits=limits_of(options))
+    return Target(content["name"], goal, content["alphas"])
 
 
 def load_supernet(run: str | os.PathLike, target: str = "") -> Supernet:

@@ -131,6 +131,7 @@ class Searcher:
         seed_everything(recipe.seed)
         supernet = task.supernet(space, SupernetOptions(options.sharing, options.recompute, options.resolution))
         self.supernet: Supernet = runtime.place(supernet)  # type: ignore[assignment]
+        self.supernet.count_under(next(iter(goals.values())).head)
         self.turns = self._turns(goals)
         self.strategy = self.turns[0].strategy
         halves = data.train.halves(options.alpha_fraction, recipe.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ from .classification import Classification
 from .prediction import Prediction
 from .task import PredictOptions, Task
 
+_LOG = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"  # in the folder of a training
 
 
@@ -53,6 +55,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """Where its weights are; the CPU for a file of another runtime."""
         return next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
 
     def __repr__(self) -> str:
@@ -265,12 +268,17 @@ def load_foreign(path: str | os.PathLike | None, arch: str | os.PathLike | ArchD
     pretrained = pretrained if path is None else False
     found, card = find_arch(arch, pretrained)
     network: Any = fbnet_builder(arch, pretrained, weights=path)
-    classes = class_names(card, network.classifier.out_features)
+    classes, channels = class_names(card, network.num_classes), network.in_channels
+    mean, std = (card.mean, card.std) if card is not None else (Task.mean, Task.std)
+    if channels != len(mean):
+        if channels != 1:
+            raise WeightsError(f"{path}: takes {channels} channels, whose mean and std it does not say; save it as a Model, which does")
+        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+        _LOG.warning("%s: of grey images; mean and std are taken for %.3g and %.3g, those of colour", path, mean[0], std[0])
+    task = Classification(classes, mean=mean, std=std)
     if card is None:
-        task = Classification(classes)
         return Model(network, found, task, default_transform(task, found))
-    task = Classification(classes, mean=card.mean, std=card.std)
-    transform = Preprocess(card.input_size, card.resize or card.input_size, True, card.interpolation, card.mean, card.std)
+    transform = Preprocess(card.input_size, card.resize or card.input_size, True, card.interpolation, mean, std)
     return Model(network, found, task, transform, {"licence": card.weights.license if card.weights else None})
 
 

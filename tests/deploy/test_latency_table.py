@@ -180,7 +180,7 @@ def test_a_file_says_the_same_and_damage_is_told(tmp_path: Path) -> None:
     for changes, words in [
         ({"format": 2}, "format 2: this version reads 1"),
         ({"metod": "nets"}, "unknown key 'metod', did you mean method"),
-        ({"method": "magic"}, "key method: 'magic'; one of nets, profiled, cells"),
+        ({"method": "magic"}, "key method: 'magic'; one of nets, profiled, scaled, cells"),
         ({"constant": -1}, "constant: -1 is no time"),
         ({"constant": float("nan")}, "constant: nan is no time"),
         ({"coefficients": {"pointwise": {"flops": 1}}}, "pointwise: 'flops' is no feature"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,14 +16,14 @@ from torch import Tensor
 from ...arch import ArchDef, SearchSpace
 from ...errors import FileError, InputError, did_you_mean
 from ...files import atomic_write, read_bytes
-from ...networks.additive import BlockCells, Expectation, HeadCells, layer_sum
+from ...networks.additive import BlockCells, Expectations, HeadCells, layer_sum
 from ...networks.supernet import Supernet
 from ...nn.heads import HeadDef
 from ...nn.operators import Operator
 from .features import FEATURES
 
 FORMAT = 1
-METHODS = ("nets", "profiled", "cells")
+METHODS = ("nets", "profiled", "scaled", "cells")
 _QUANTUM = 2.0**-40  # ms; cells are whole multiples of it, so that sums of them are exact, in any order
 _DIMS = ("c_in", "c_out", "side")
 
@@ -37,7 +36,7 @@ class _Built:
     """What was read off a table: the expectations of supernets, and the cells of single blocks."""
 
     def __init__(self) -> None:
-        self.expectations: weakref.WeakKeyDictionary[Supernet, Expectation] = weakref.WeakKeyDictionary()
+        self.expectations = Expectations()
         self.cells: dict[Any, Any] = {}
 
 
@@ -54,7 +53,8 @@ class LatencyTable:
         date: year-month-day of the measurement.
         space: name of the space whose networks were measured; digest: of its content.
         statistic: of the calls of one network: min or median.
-        method: how it was fitted: nets (whole networks), profiled (the runtime's times of operators), or cells (entries).
+        method: how it was fitted: nets (whole networks), profiled (the runtime's times of operators), scaled (another
+            table, by whole networks), or cells (entries).
         constant: milliseconds of every network.
         coefficients: {operator: {feature: milliseconds}}.
         ranges: {operator: {c_in, c_out, side: [lowest, highest]}} that was measured; beyond it a cell is an error.
@@ -107,10 +107,7 @@ class LatencyTable:
         Exact: at one-hot gates it is `latency` of the child to the last bit. `noise` False: under softmax(alpha). Cells are read once a
         supernet. Raises LatencyError, naming a cell of its space that is outside.
         """
-        known = self._built.expectations
-        if supernet not in known:
-            known[supernet] = Expectation(self, supernet)
-        return known[supernet].to(supernet.table.noise.device)(supernet, noise)
+        return self._built.expectations(self, supernet, noise)
 
     def block(self, cells: BlockCells) -> Any:
         """A `LayerSum`'s: (c_in, hidden, c_out) of a block."""
