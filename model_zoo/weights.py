@@ -55,7 +55,9 @@ def find_weights(card: Card, progress: bool = True) -> Iterator[Path]:
     """The file of a card's weights: shipped with the package, in the cache, or downloaded into it and checked."""
     info = card.weights
     if info is None:
-        raise WeightsError(f"{card.name} has no pretrained weights; list_models(pretrained=True) names those that do")
+        others = " or ".join(f"pretrained={name!r}" for name in card.sources)
+        remedy = f"give {others}" if others else "list_models(pretrained=True) names those that do"
+        raise WeightsError(f"{card.name} has no pretrained weights of its own; {remedy}")
     if info.file is not None:
         with resources.as_file(_folder(info.package, card.name).joinpath(info.file)) as path:
             _check_hash(path, info.sha256)
@@ -63,8 +65,9 @@ def find_weights(card: Card, progress: bool = True) -> Iterator[Path]:
         return
     assert info.url is not None
     _check_url(info.url, card.name)
-    target = cache_folder() / (card.name + (Path(urlsplit(info.url).path).suffix or ".pth"))
-    converted = target.parent / f"{card.name}.safetensors"
+    name = card.name if info.library is None else f"{card.name}.{info.library}"
+    target = cache_folder() / (name + (Path(urlsplit(info.url).path).suffix or ".pth"))
+    converted = target.parent / f"{name}.safetensors"
     if os.path.lexists(target):
         _check_hash(target, info.sha256)
         yield target

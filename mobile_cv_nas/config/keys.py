@@ -21,7 +21,7 @@ _C.OUTPUT_DIR = "output"  # folder of this run's files, made if missing
 
 _C.MODEL = CfgNode()
 _C.MODEL.ARCH = ""  # arch file (.yaml, relative to the config file) or a zoo name; "": the one inside MODEL.WEIGHTS
-_C.MODEL.WEIGHTS = ""  # file (ours, timm's, torchvision's) to test or to inherit, or "pretrained" for those of a zoo name
+_C.MODEL.WEIGHTS = ""  # file (ours, timm's, torchvision's) to test or to inherit; of a zoo name pretrained, or pretrained:timm
 
 _C.HEAD = CfgNode()  # what makes a detector or a segmenter of the network
 _C.HEAD.NAME = ""  # detection: faster_rcnn | retinanet | ssdlite; segmentation: lraspp | deeplabv3; "": a classifier

@@ -38,7 +38,7 @@ class Features:
     Args:
         backbone: a name of the zoo, an ArchDef, the path of an arch file; or a module that returns maps (a list, tuple or mapping)
             and has `feature_info`, with channels and strides as ours or as timm's.
-        pretrained: load the network's published weights.
+        pretrained: load the network's published weights, or those of a library's hub ("timm").
         weights: a file to load; goes before `pretrained`. Of a detector or a segmenter of this library its backbone is taken.
         in_channels: of the images, for a backbone by name or arch.
 
@@ -54,7 +54,7 @@ class Features:
         ZooError, ArchError, WeightsError: as `fbnet_builder`.
     """
 
-    def __init__(self, backbone: Any, pretrained: bool = False, weights: str | os.PathLike | None = None, in_channels: int = 3):
+    def __init__(self, backbone: Any, pretrained: bool | str = False, weights: str | os.PathLike | None = None, in_channels: int = 3):
         self.in_channels = in_channels
         self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
         self._owned = not isinstance(backbone, nn.Module)
@@ -67,10 +67,10 @@ class Features:
         self.channels, self.strides = describe(self.body)
         self.indices = list(range(len(self.strides)))
 
-    def _build(self, backbone: Any, pretrained: bool, weights: str | os.PathLike | None) -> FeatureBackbone:
+    def _build(self, backbone: Any, pretrained: bool | str, weights: str | os.PathLike | None) -> FeatureBackbone:
         if not isinstance(backbone, (str, os.PathLike, ArchDef)):
             raise InputError(f"backbone: a {type(backbone).__name__}; give a name of the zoo, an ArchDef, an arch file or a feature module")
-        arch, card = find_arch(backbone)
+        arch, card = find_arch(backbone, pretrained)
         network = build_model(arch, in_channels=self.in_channels)
         state = None if weights is None else body_state(weights)
         if state is not None:
