@@ -1,7 +1,7 @@
 """Entry points for torch.hub: `torch.hub.load(REPO, "fbnetv2_f4", pretrained=True)`.
 
 Every network of the zoo under its name in lower case, dots as underscores; the keyword arguments are those of
-`mobile_cv_nas.fbnet_builder`, which is an entry point too.
+`mobile_cv_nas.fbnet_builder`, which is an entry point too: `num_classes` and `in_channels` are those of the weights unless given.
 """
 
 import functools

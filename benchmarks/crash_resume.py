@@ -112,9 +112,10 @@ def difference(folder: Path, whole: Path) -> str:
     """What differs between two finished runs; empty if nothing does."""
     different = [name for name in (*FILES, WEIGHTS) if (folder / name).read_bytes() != (whole / name).read_bytes()]
     ours, theirs = (torch.load(path / "search.pt", weights_only=True) for path in (folder, whole))
-    for part in ("supernet", "alphas"):
-        same = ours[part].keys() == theirs[part].keys()
-        if not same or not all(torch.equal(ours[part][name], theirs[part][name]) for name in ours[part]):
+    pairs = [("supernet", ours["supernet"], theirs["supernet"])]
+    pairs += [("alphas", a["alphas"], b["alphas"]) for a, b in zip(ours["targets"], theirs["targets"], strict=True)]
+    for part, a, b in pairs:
+        if a.keys() != b.keys() or not all(torch.equal(a[name], b[name]) for name in a):
             different.append(f"{part} of search.pt")
     return ", ".join(different)
 

@@ -19,12 +19,15 @@ from .timm_hook import register_with_timm
 if TYPE_CHECKING:  # what _LAZY names, for type checkers and editors; a test compares the two
     from .deploy.export import export as export
     from .deploy.fold import fold as fold
+    from .deploy.latency.table import LatencyTable as LatencyTable
     from .model_zoo import fbnet_builder as fbnet_builder
     from .model_zoo import get_arch as get_arch
     from .model_zoo import get_card as get_card
     from .model_zoo import list_models as list_models
-    from .search.run import SearchResult as SearchResult
+    from .search.again import derive_networks as derive_networks
+    from .search.result import SearchResult as SearchResult
     from .search.run import search as search
+    from .search.saved import load_supernet as load_supernet
     from .tasks.detectors import build_detector as build_detector
     from .tasks.model import Model as Model
     from .tasks.model import load as load
@@ -41,12 +44,14 @@ if not os.path.isdir(os.path.join(__path__[0], "model_zoo")):
 
 # Imported when first used, so that `import mobile_cv_nas` stays cheap: {name: module}.
 _LAZY = {
+    "LatencyTable": "deploy.latency.table",
     "Model": "tasks.model",
     "Prediction": "tasks.prediction",
-    "SearchResult": "search.run",
+    "SearchResult": "search.result",
     "TrainResult": "training.trainer",
     "build_detector": "tasks.detectors",
     "build_segmenter": "tasks.segmenters",
+    "derive_networks": "search.again",
     "export": "deploy.export",
     "fbnet_builder": "model_zoo",
     "fold": "deploy.fold",
@@ -54,6 +59,7 @@ _LAZY = {
     "get_card": "model_zoo",
     "list_models": "model_zoo",
     "load": "tasks.model",
+    "load_supernet": "search.saved",
     "search": "search.run",
     "train": "training.trainer",
 }

@@ -29,7 +29,7 @@ def main(
     resumable: bool = True,
     purpose: str = "",
 ) -> int:
-    """Reads `--config-file FILE`, `--resume` or `--overwrite` (if `resumable`) and KEY VALUE pairs, and calls `run(cfg, args)`.
+    """Reads `--config-file FILE`, KEY VALUE pairs and, if `resumable`, `--dry-run` and `--resume` or `--overwrite`; calls `run(cfg, args)`.
 
     The file may stand alone before the pairs, and so may the model of a test.
 
@@ -39,6 +39,7 @@ def main(
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", metavar="FILE", help="YAML file of keys, or a shipped one: search/digits.yaml")
     if resumable:
+        parser.add_argument("--dry-run", action="store_true", help="say what would be done, in how much time and memory, and end")
         into = parser.add_mutually_exclusive_group()
         into.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
         into.add_argument("--overwrite", action="store_true", help="replace the run that OUTPUT_DIR holds, finished or not")

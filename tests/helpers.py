@@ -78,7 +78,7 @@ def run_training(cfg: CfgNode, heads: Sequence[str] = ("",)) -> str:
     """What a tool that trains prints."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        train_command(cfg, Namespace(resume=False, overwrite=False), heads)
+        train_command(cfg, Namespace(resume=False, overwrite=False, dry_run=False), heads)
     return out.getvalue()
 
 

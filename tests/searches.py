@@ -41,6 +41,8 @@ def tiny_options(folder: Path, *opts: Any) -> list[str]:
         "TRAIN.EPOCHS": 1,
         "RUNTIME.DEVICE": "cpu",
     } | dict(zip(opts[::2], opts[1::2], strict=True))
+    if "SEARCH.TARGETS" in options:
+        del options["SEARCH.TARGET"]
     return [str(item) for pair in options.items() for item in pair]
 
 
@@ -59,7 +61,7 @@ def search_of(cfg: CfgNode) -> SearchRun:
 def build_searcher(cfg: CfgNode) -> Searcher:
     """What a search's loop works on."""
     run = search_of(cfg)
-    return Searcher(run.space, run.task, run.data, run.goal, run.options, run.recipe, run.runtime)
+    return Searcher(run.space, run.task, run.data, run.goals, run.options, run.recipe, run.runtime)
 
 
 def loop_of(searcher: Searcher, folder: Path) -> Loop:

@@ -48,6 +48,9 @@ DEEP: dict[str, Any] = {
     ],
 }
 
+# TensorFlow's padding, which depends on the map's size: even and odd ones at every stride, and several kernels at a stride.
+SAME: dict[str, Any] = {**TINY, "name": "same", "input_size": {"any": [15, 18, 24]}, "defaults": {"padding": "same"}}
+
 
 def parsed(table: dict[str, Any], **changes: Any) -> nas.SearchSpace:
     return nas.SearchSpace.parse({**table, **changes})

@@ -20,7 +20,7 @@ from ..arch import ArchDef
 from ..config import ConfigError, dump_config
 from ..data.build import build_data
 from ..engine.run_folder import RunFolder, check_free
-from ..engine.runtime import start_runtime
+from ..engine.runtime import restarts, start_runtime
 from ..engine.stop import StopRequest
 from ..files import atomic_write
 from ..model_zoo.builder import find_arch
@@ -28,6 +28,7 @@ from ..report.tables import result_table
 from ..tasks.build import task_class
 from ..tasks.model import Model, load
 from ..tasks.options import DETECTORS, SEGMENTERS
+from ..training.before import training_start
 from ..training.start import check_head, starting_state
 from ..training.trainer import Trainer, TrainResult, training_task
 from ..weights.file import WeightsError
@@ -47,6 +48,16 @@ def run(cfg: CfgNode, args: Namespace, heads: Sequence[str] = ("",)) -> None:
         here = ", ".join(heads) if any(heads) else "classifiers, with none"
         raise ConfigError(f"HEAD.NAME: {cfg.HEAD.NAME!r}, but this tool trains {here}; see tools/train_{tools[cfg.HEAD.NAME]}.py")
     check_exports(cfg)
+    if not (args.dry_run or args.resume or restarts()):
+        check_free(Path(cfg.OUTPUT_DIR), args.resume, args.overwrite)
+    if args.dry_run or not (args.resume or restarts()):
+        trainer = trainer_of(cfg)
+        start = training_start(trainer, cfg.OUTPUT_DIR)
+        if trainer.runtime.main:
+            print(start, end="\n\n", flush=True)
+        del trainer
+    if args.dry_run:
+        return
     result, main = train_from(cfg, args.resume, overwrite=args.overwrite)
     if main:
         print(result_table(result.to_dict(), str(result.weights)))
@@ -55,7 +66,19 @@ def run(cfg: CfgNode, args: Namespace, heads: Sequence[str] = ("",)) -> None:
 
 
 def train_from(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = None, overwrite: bool = False) -> tuple[TrainResult, bool]:
-    """The training that a configuration describes, and whether this process is the first."""
+    """Runs the training that a configuration describes; its result, and whether this process is the first."""
+    runtime = start_runtime(recipe_of(cfg).runtime)
+    with RunFolder(cfg.OUTPUT_DIR) if runtime.main else contextlib.nullcontext(Path(cfg.OUTPUT_DIR)) as folder:
+        if runtime.main:
+            check_free(folder, resume, overwrite)
+        trainer = trainer_of(cfg)
+        if runtime.main:
+            atomic_write(folder / "config.yaml", dump_config(cfg))
+        return trainer.run(folder, resume, stop, overwrite=overwrite), runtime.main
+
+
+def trainer_of(cfg: CfgNode) -> Trainer:
+    """The training that a configuration describes, not begun; what a model brings of its preparation is then in the configuration."""
     start = starting_point(cfg)
     if isinstance(start, Model):
         adopted(cfg, start, cfg.MODEL.WEIGHTS)
@@ -66,13 +89,7 @@ def train_from(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = No
     if isinstance(start, Model):
         data, weights = starting_state(data, start, cfg.MODEL.WEIGHTS)
         start = start.arch
-    with RunFolder(cfg.OUTPUT_DIR) if runtime.main else contextlib.nullcontext(Path(cfg.OUTPUT_DIR)) as folder:
-        if runtime.main:
-            check_free(folder, resume, overwrite)
-        trainer = Trainer(training_task(data, recipe), start, data, recipe, runtime, weights)
-        if runtime.main:
-            atomic_write(folder / "config.yaml", dump_config(cfg))
-        return trainer.run(folder, resume, stop, overwrite=overwrite), runtime.main
+    return Trainer(training_task(data, recipe), start, data, recipe, runtime, weights)
 
 
 def starting_point(cfg: CfgNode) -> Model | ArchDef:

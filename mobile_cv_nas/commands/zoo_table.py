@@ -65,6 +65,11 @@ From the command line: `python tools/predict.py IMAGE --model NAME` prints the f
 mobile_cv_nas`, `timm.create_model("fbnetv2_f4")` builds the FBNet families too (names that timm has already stay its
 own), and `torch.hub.load(REPO, "fbnetv2_f4")` all of them.
 
+Every network has timm's methods (`forward_features`, `forward_head`, `forward_intermediates`, `reset_classifier`,
+`set_grad_checkpointing`, ...); those that timm builds take its options too (`features_only` with any `feature_cls`,
+`global_pool`, `drop_rate`, `drop_path_rate`, `output_stride`, `in_chans`) and have a `pretrained_cfg`, the released weights
+under the tag `fb_in1k`. `torch.jit.script`, `torch.export` and torch.fx take networks and backbones.
+
 Weights are looked for in the file of `weights=`, then in the cache (`$MOBILE_CV_NAS_HOME`, else torch hub's folder), and
 are then downloaded into it. Without a connection the error names the URL and the path where the file is to be put.
 `tools/convert_weights.py` writes any of them as safetensors. Features end before the head: the classifier, an `ir_pool`
@@ -132,7 +137,7 @@ def _zoo_row(card: Card) -> list[str]:
         convs,
         _published(figures.conv_weights or figures.params) if figures else NONE,
         f"{figures.top1:.1f}" if figures and figures.top1 else NONE,
-        "no" if weights is None else "shipped" if weights.file else "yes",
+        "no" if weights is None else "yes" if weights.url else "in a package" if weights.package else "shipped",
         weights.license if weights else NONE,
     ]
 

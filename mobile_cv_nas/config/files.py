@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,14 @@ from ..errors import FileError, InputError, did_you_mean, shown
 from ..files import parse_yaml, read_yaml
 
 # Definition files are found from the config file that names them; data and output from the current folder.
-PATHS = ("MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE")
+PATHS = ("MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE", "SEARCH.TABLE")
 COMMAND_LINE = "command line"  # as the source of a value
-_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}  # of SEARCH.TARGET
-_TEXTS = ("EXPORT.FORMATS",)  # lists of names; others are of numbers
+_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}  # of SEARCH.TARGET and SEARCH.TARGETS
+_FLOATS = ("SEARCH.TARGETS",)  # lists that are empty by default, of any numbers
+_TEXTS = ("EXPORT.FORMATS", "SEARCH.LIMITS")  # lists of names; others are of numbers
+_TEXTS_LIKE = {"EXPORT.FORMATS": "[onnx, pte]", "SEARCH.LIMITS": "{macs: 60M, params: 4M}"}
+_OBJECTIVES = {"ms": (1.0, "latency"), "us": (1e-3, "latency"), "bytes": (1.0, "memory"), "kb": (1e3, "memory"), "mb": (1e6, "memory")}
+_OBJECTIVES |= {"kib": (1024.0, "memory"), "macs": (1.0, "macs"), "params": (1.0, "params")}  # what a target's unit says
 
 
 class ConfigError(InputError):
@@ -57,10 +61,12 @@ def merge_file(cfg: CfgNode, defaults: CfgNode, path: str | os.PathLike, sources
             value = _resolve(value, path.parent, key, str(path))
         _set(cfg, defaults, key, value, str(path))
         sources[key] = str(path)
+    _set_objective(cfg, dict(_flatten_dict(content, str(path), defaults)).get("SEARCH.TARGET"), seen, str(path), sources)
 
 
 def merge_options(cfg: CfgNode, defaults: CfgNode, opts: Sequence[str], sources: dict[str, str]) -> None:
     """Sets `[KEY, VALUE, ...]`, `[KEY=VALUE, ...]` or a mixture of a command line in `cfg`. As `merge_file`."""
+    given, target = set(), None
     for key, text in _pairs(opts):
         default = _find(defaults, key, COMMAND_LINE)
         value: Any = text
@@ -73,6 +79,9 @@ def merge_options(cfg: CfgNode, defaults: CfgNode, opts: Sequence[str], sources:
                 raise ConfigError(str(error)) from None
         _set(cfg, defaults, key, value, COMMAND_LINE)
         sources[key] = COMMAND_LINE
+        given.add(key)
+        target = value if key == "SEARCH.TARGET" else target
+    _set_objective(cfg, target, given, COMMAND_LINE, sources)
 
 
 def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -131,8 +140,14 @@ def _set(cfg: CfgNode, defaults: CfgNode, key: str, value: Any, source: str) -> 
     node = cfg
     for section in sections:
         node = node[section]
-    kind = [""] if key in _TEXTS else default
-    node[name] = _coerce(_number(value) if key == "SEARCH.TARGET" else value, kind, f"{source}: {key}")
+    kind = [""] if key in _TEXTS else [0.0] if key in _FLOATS else default
+    if key == "SEARCH.TARGET":
+        value = _number(_in_units(value)[0])
+    elif key == "SEARCH.TARGETS" and isinstance(value, list):
+        value = [_number(_in_units(one)[0]) for one in value]
+    elif key == "SEARCH.LIMITS" and isinstance(value, dict):
+        value = [f"{objective}: {most}" for objective, most in value.items()]
+    node[name] = _coerce(value, kind, f"{source}: {key}")
 
 
 def _coerce(value: Any, default: Any, where: str) -> Any:
@@ -153,8 +168,35 @@ def _coerce(value: Any, default: Any, where: str) -> Any:
         return [_coerce(item, default[0] if default else 0, where) for item in value]
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list of numbers"}
     if default == [""]:
-        raise ConfigError(f"{where}: {shown(value)} is not a list of names, such as [onnx, pte]")
+        raise ConfigError(f"{where}: {shown(value)} is not a list of names, such as {_TEXTS_LIKE[where.rpartition(': ')[2]]}")
     raise ConfigError(f"{where}: {shown(value)} is not {kinds[type(default)]}; the default is {default!r}")
+
+
+def _in_units(value: Any) -> tuple[Any, str]:
+    """A target without its unit, and the objective that the unit says: "8 ms" is 8 of latency; "" where there is none."""
+    words = value.split() if isinstance(value, str) else []
+    if len(words) == 1:
+        unit = words[0].lstrip("0123456789.+-eE_")
+        words = [words[0][: len(words[0]) - len(unit)], unit]
+    scale, objective = _OBJECTIVES.get(words[1].lower(), (1.0, "")) if len(words) == 2 else (1.0, "")
+    if not objective:
+        return value, ""
+    number = _number(words[0])
+    try:
+        return float(number) * scale, objective
+    except ValueError:
+        return value, ""
+
+
+def _set_objective(cfg: CfgNode, target: Any, given: Collection[str], source: str, sources: dict[str, str]) -> None:
+    """The unit of a target says the objective. Raises ConfigError where the same source names another."""
+    objective = _in_units(target)[1]
+    if not objective or objective == cfg.SEARCH.OBJECTIVE:
+        return
+    if "SEARCH.OBJECTIVE" in given:
+        raise ConfigError(f"{source}: SEARCH.TARGET: {shown(target)} is of {objective}, and SEARCH.OBJECTIVE is {cfg.SEARCH.OBJECTIVE}")
+    cfg.SEARCH.OBJECTIVE = objective
+    sources["SEARCH.OBJECTIVE"] = source
 
 
 def _number(value: Any) -> Any:
@@ -169,7 +211,7 @@ def _number(value: Any) -> Any:
 
 def _resolve(value: str, folder: Path, key: str, source: str) -> str:
     """A path, absolute; the name of a shipped space as its path; a zoo name or "pretrained" as it is."""
-    if value.lower().endswith((".yaml", ".yml", ".safetensors", ".pt", ".pth")) or "/" in value or os.sep in value:
+    if value.lower().endswith((".yaml", ".yml", ".json", ".safetensors", ".pt", ".pth")) or "/" in value or os.sep in value:
         return os.path.normpath(folder.absolute() / os.path.expanduser(value))
     if key != "SEARCH.SPACE" or not value:
         return value

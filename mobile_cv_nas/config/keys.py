@@ -19,7 +19,7 @@ _C.OUTPUT_DIR = "output"  # folder of this run's files, made if missing
 
 _C.MODEL = CfgNode()
 _C.MODEL.ARCH = ""  # arch file (.yaml, relative to the config file) or a zoo name; "": the one inside MODEL.WEIGHTS
-_C.MODEL.WEIGHTS = ""  # .safetensors file to test or to inherit, or "pretrained" for those of a zoo name
+_C.MODEL.WEIGHTS = ""  # file (ours, timm's, torchvision's) to test or to inherit, or "pretrained" for those of a zoo name
 
 _C.HEAD = CfgNode()  # what makes a detector or a segmenter of the network
 _C.HEAD.NAME = ""  # detection: faster_rcnn | retinanet | ssdlite; segmentation: lraspp | deeplabv3; "": a classifier
@@ -57,8 +57,11 @@ _C.DATA.MAX_SKIPPED_SHARE = 0.01  # stop when more than this share of the images
 _C.SEARCH = CfgNode()
 _C.SEARCH.SPACE = ""  # search space file, relative to the config file, or the name of a shipped one, such as fbnetv2_l
 _C.SEARCH.STRATEGY = "dmasking"  # how the space is searched
-_C.SEARCH.OBJECTIVE = "macs"  # macs | params: the cost that TARGET limits
-_C.SEARCH.TARGET = 400_000.0  # multiply-adds or parameters the derived network shall have; 60M, 400k and 60e6 will do
+_C.SEARCH.TARGETS = []  # several targets in place of TARGET, [50M, 100M, 200M]: a network each from one search, with shared weights
+_C.SEARCH.OBJECTIVE = "macs"  # macs | params | latency (TABLE's milliseconds) | memory (bytes of maps): the cost that TARGET limits
+_C.SEARCH.TARGET = 400_000.0  # what the derived network shall cost; 60M, 400k and 60e6 will do, and 8 ms or 256 kB, which say the objective
+_C.SEARCH.TABLE = ""  # of latency: a table's file, relative to the config file, or the name of a shipped one
+_C.SEARCH.LIMITS = []  # at most so much of other costs: {macs: 60M, params: 4M, latency: 8 ms}
 _C.SEARCH.COST_WEIGHT = 1.0  # of |cost / target - 1| beside the cross-entropy
 _C.SEARCH.EPOCHS = 30  # each trains the weights, then alpha
 _C.SEARCH.BATCH_SIZE = 64  # images a step, over all processes and ACCUMULATE
@@ -135,7 +138,7 @@ CHOICES = {
     "DATA.ON_BAD": ("stop", "skip"),
     "DATA.AUGMENT": ("none", "affine", "crop", "randaugment"),
     "SEARCH.STRATEGY": STRATEGIES,
-    "SEARCH.OBJECTIVE": ("macs", "params"),
+    "SEARCH.OBJECTIVE": ("macs", "params", "latency", "memory"),
     "SEARCH.TEMPERATURE.SCHEDULE": ("geometric", "paper"),
     "SEARCH.SHARING": ("none", "full"),
     "SEARCH.RESOLUTION": ("all", "sampled"),
@@ -168,6 +171,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "DATA.WORKERS": (0, 256),
     "DATA.MAX_SKIPPED_SHARE": (0, 1),
     "SEARCH.TARGET": (TINY, ANY),
+    "SEARCH.TARGETS": (TINY, ANY),  # each of them
     "SEARCH.EPOCHS": (1, 1e6),
     "SEARCH.BATCH_SIZE": (2, 1e6),
     "SEARCH.WARMUP_FRACTION": (0, 1),

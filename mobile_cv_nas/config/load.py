@@ -31,6 +31,7 @@ def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = (),
     if path is not None:
         merge_file(cfg, defaults, path, sources)
     merge_options(cfg, defaults, opts, sources)
+    _choose_aim(cfg, defaults, sources, str(path))
     try:
         validate(cfg, purpose, sources, None if path is None else str(path))
     except ConfigError as error:
@@ -63,6 +64,22 @@ def own_config(source: str | os.PathLike) -> Path | None:
         if path.exists() and (folder / "config.yaml").is_file():
             return folder / "config.yaml"
     return None
+
+
+def _choose_aim(cfg: CfgNode, defaults: CfgNode, sources: dict[str, str], file: str) -> None:
+    """Of a target and several targets the later one counts: the command line before the file, the file before its base."""
+    rank = {COMMAND_LINE: 2, file: 1}
+    places = {name: sources[f"SEARCH.{name}"] for name in ("TARGET", "TARGETS") if f"SEARCH.{name}" in sources and cfg.SEARCH.TARGETS}
+    if len(places) < 2:
+        return
+    one, many = (rank.get(place, 0) for place in places.values())
+    if one == many:
+        if cfg.SEARCH.TARGET == defaults.SEARCH.TARGET:  # in a file of every key
+            return
+        raise ConfigError(f"{places['TARGET']}: SEARCH.TARGET: given beside SEARCH.TARGETS; name either")
+    earlier = "TARGET" if one < many else "TARGETS"
+    cfg.SEARCH[earlier] = defaults.SEARCH.clone()[earlier]
+    del sources[f"SEARCH.{earlier}"]
 
 
 def dump_config(cfg: CfgNode) -> str:

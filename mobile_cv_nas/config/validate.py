@@ -76,6 +76,13 @@ DISABLED = (
     Rule(("DATA.MAX_SKIPPED_SHARE",), _dataset("digits"), "DATA.DATASET", "its images are in memory"),
     Rule(("DATA.ERASE",), _dataset("digits"), "DATA.DATASET", "it is for image files of a class", (0,)),
     Rule(("DATA.ERASE", "DATA.MIXUP"), _dataset(*DENSE), "DATA.DATASET", "they are for a classifier", (0,)),
+    Rule(
+        ("SEARCH.TABLE",),
+        lambda c, _: c.SEARCH.OBJECTIVE != "latency" and not any(text.startswith("latency") for text in c.SEARCH.LIMITS),
+        "SEARCH.OBJECTIVE",
+        "use latency, or limit it",
+        ("",),
+    ),
     Rule(("SEARCH.TEMPERATURE.DECAY",), lambda c, _: c.SEARCH.TEMPERATURE.SCHEDULE != "paper", "SEARCH.TEMPERATURE.SCHEDULE", "use paper"),
     Rule(
         ("SEARCH.TEMPERATURE.END",),
@@ -117,10 +124,11 @@ def validate(cfg: CfgNode, purpose: str = "", sources: Mapping[str, str] | None 
                 raise ConfigError(f"{key}: {shown(one)} does not exist{did_you_mean(str(one), CHOICES[key], few=12)}")
         if isinstance(value, str) and "\0" in value:
             raise ConfigError(f"{key}: {value!r} holds a NUL character; no name can")
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        numbers = value if isinstance(value, list) and key in RANGES else [value]
+        for one in [one for one in numbers if isinstance(one, (int, float)) and not isinstance(one, bool)]:
             low, high = RANGES.get(key, (0, ANY))
-            if not (math.isfinite(value) and low <= value <= high):
-                raise ConfigError(f"{key}: {value!r} is not {_interval(low, high)}")
+            if not (math.isfinite(one) and low <= one <= high):
+                raise ConfigError(f"{key}: {one!r} is not {_interval(low, high)}")
     _check_channels(cfg)
     _check_together(cfg)
     _check_disabled(cfg, purpose, sources, file)

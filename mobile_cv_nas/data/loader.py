@@ -7,9 +7,11 @@ import hashlib
 import logging
 import multiprocessing
 import multiprocessing.process
+import os
 import signal
 import weakref
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -125,7 +127,7 @@ class Loader:
         self.max_skipped = options.max_skipped_share
         self.skipped: set[int] = set()  # positions in the split
         self._reader = _Reader(split, train, seed, transform, options.background)
-        self._workers = 0 if split.source.in_memory else options.workers
+        self._workers = 0 if split.source.in_memory else usable_workers(options.workers)
         self._keys = _Keys()
         self._loader: DataLoader | None = None
 
@@ -216,6 +218,27 @@ class Loader:
                 f"{context}{count} of {len(self.split)} images cannot be read, more than DATA.MAX_SKIPPED_SHARE "
                 f"{self.max_skipped:g}; mend the data or raise that share"
             )
+
+
+def processors() -> int:
+    """That this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # of Linux
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def usable_workers(wanted: int) -> int:
+    """As many processes that read images as were asked for, but over all processes of a machine no more than it has processors."""
+    here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    most = max(1, processors() // here)
+    if wanted > most:
+        _say(f"DATA.WORKERS: {wanted}, but this machine has {processors()} processors for {here} processes; taking {most}")
+    return min(wanted, most)
+
+
+@cache
+def _say(line: str) -> None:
+    """Once in a process: a run makes several loaders."""
+    _LOG.warning(line)
 
 
 class _Keys:

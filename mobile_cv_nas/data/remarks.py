@@ -142,16 +142,22 @@ def _check_values(name: str, seen: set[int], classes: int) -> None:
 
 def remark_enlarged(split: Split, input_size: int) -> None:
     """Says where small images are enlarged much for the network."""
-    if split.source.in_memory or not len(split):
-        return
+    side = None if split.source.in_memory else median_side(split)
+    if side and input_size > ENLARGED * side:
+        _say(f"images of {side} pixels are enlarged to {input_size}; a network of a smaller input size does less work for the same")
+
+
+def median_side(split: Split) -> int | None:
+    """The median of the shorter sides of some images of a split; None where there is none, or none can be read."""
+    if split.source.in_memory:
+        return min(split.source.images.shape[-2:])
     sides: list[int] = []
     for position in range(0, len(split), max(1, len(split) // 8)):
         try:
             sides.append(min(_size(split.source, split.indices[position])))
         except (BadImage, DataError):
             continue
-    if sides and input_size > ENLARGED * (side := sorted(sides)[len(sides) // 2]):
-        _say(f"images of {side} pixels are enlarged to {input_size}; a network of a smaller input size does less work for the same")
+    return sorted(sides)[len(sides) // 2] if sides else None
 
 
 def _size(source: Source, index: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..engine.about import processor
 from ..errors import InputError, did_you_mean
 from .check import images_for
 from .executorch import write_pte
@@ -167,7 +168,7 @@ def measure(contenders: Sequence[Contender], rounds: int, threads: int, progress
 
 def machine(threads: int) -> dict[str, Any]:
     """Where it was measured: processor, system and versions; no name of the machine, and no path."""
-    found: dict[str, Any] = {"cpu": _processor(), "system": platform.system(), "python": platform.python_version(), "threads": threads}
+    found: dict[str, Any] = {"cpu": processor(), "system": platform.system(), "python": platform.python_version(), "threads": threads}
     found["torch"] = torch.__version__
     for module in ("onnxruntime", "executorch"):
         version = _version(module)
@@ -182,15 +183,6 @@ def _version(module: str) -> str | None:
         return version(module)
     except PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def relative(timings: Sequence[Timing]) -> Mapping[tuple[str, str, int], float]:

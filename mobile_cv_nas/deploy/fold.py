@@ -14,6 +14,7 @@ from torch import nn
 from ..errors import InputError
 from ..networks.supernet import Supernet
 from ..nn.layers import ConvNormAct
+from ..nn.same import SameConv2d
 
 
 def fold(network: nn.Module, channels_last: bool = True) -> nn.Module:
@@ -59,7 +60,7 @@ def _pairs(network: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
         else:
             continue
         for first, second in pairwise(names):
-            if type(getattr(module, first)) is nn.Conv2d and _affine(getattr(module, second)):
+            if type(getattr(module, first)) in (nn.Conv2d, SameConv2d) and _affine(getattr(module, second)):
                 yield module, first, second
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,8 @@ import torch
 from ..data.loader import Loader
 from ..errors import InputError
 from .checkpoint import check_fingerprint, load_latest, save_checkpoint
-from .progress import MetricsLog, epoch_line, progress_bar
+from .memory import memory_error
+from .progress import Lines, MetricsLog, progress_bar
 from .randomness import rng_state, set_rng_state
 from .run_folder import CHECKPOINTS
 from .runtime import Runtime, count_skipped
@@ -110,6 +112,7 @@ class Loop:
         self.totals: list[dict[str, float]] = [{} for _ in work.phases]
         self.results: dict[str, Any] = {}
         self._log: MetricsLog | None = None
+        self._earlier, self._begin = 0.0, time.monotonic()
 
     @property
     def total_steps(self) -> int:
@@ -122,6 +125,11 @@ class Loop:
         done = sum(phase.steps for epoch in range(self.epoch) for phase in self.work.phases if phase.runs(epoch))
         return done + sum(p.steps for p in self.work.phases[: self.phase] if p.runs(self.epoch)) + self.step
 
+    @property
+    def seconds(self) -> float:
+        """Since the run began, of all parts of an interrupted one up to their last checkpoints; time between them does not count."""
+        return self._earlier + time.monotonic() - self._begin
+
     def skipped_images(self) -> int:
         """Images that could not be read; a call that all processes make."""
         return count_skipped(self.runtime, self.work.loaders)
@@ -132,27 +140,33 @@ class Loop:
         """Goes on from where it is; whether the run is complete (False: stopped on request, state saved).
 
         A step that has begun is finished. Raises NotFinite, which names step, learning rate and term; the state before that step
-        has been saved.
+        has been saved; and OutOfMemory, which names the keys that help.
         """
         self._log = MetricsLog(self.folder, self.runtime.main, self._position, self.steps_done)
         bar = progress_bar(self.runtime, self.total_steps, self.steps_done, self.work.name)
+        lines = Lines(self.runtime, bar, self.total_steps, self.steps_done)
         try:
             while self.epoch < self.work.epochs:
                 if self.runtime.sum([stop.requested])[0]:
                     self.save()
                     return False
-                if not self._run_epoch(stop, bar):
+                if not self._run_epoch(stop, bar, lines):
                     return False
-                self._end_epoch()
+                self._end_epoch(lines)
                 stop.saved()
             return True
+        except (RuntimeError, MemoryError) as error:
+            told = memory_error(error, self.work.section)
+            if told is None:
+                raise
+            raise told from error
         finally:
             self._position = self._log.position
             bar.close()
             self._log.close()
             self._log = None
 
-    def _run_epoch(self, stop: StopRequest, bar: Any) -> bool:
+    def _run_epoch(self, stop: StopRequest, bar: Any, lines: Lines) -> bool:
         """The rest of an epoch; False if it was stopped, after saving."""
         while self.phase < len(self.work.phases):
             phase = self.work.phases[self.phase]
@@ -160,7 +174,7 @@ class Loop:
                 with contextlib.closing(self._batches(phase)) as batches:
                     for parts in batches:
                         flags = self._run_step(phase, parts, stop)
-                        self._show(bar)
+                        self._show(bar, lines)
                         if flags[0] or flags[1]:
                             self.save()
                             stop.saved()
@@ -216,18 +230,19 @@ class Loop:
             f"{self.work.section}.ON_NAN skip, or start again with a lower {phase.rate_key}"
         )
 
-    def _show(self, bar: Any) -> None:
+    def _show(self, bar: Any, lines: Lines) -> None:
         if not bar.disable:
             bar.set_postfix_str(self.work.status(self), refresh=False)
         bar.update()
+        lines.step(self.steps_done, lambda: self.work.status(self))
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, lines: Lines) -> None:
         record, line = self.work.end_epoch(self)
         self.epoch, self.phase, self.step = self.epoch + 1, 0, 0
         self.totals = [{} for _ in self.work.phases]
         assert self._log is not None
         self._log.write(self.steps_done, **record)
-        epoch_line(self.runtime, line)
+        lines.epoch(line)
         if self.callback is not None and self.runtime.main:
             self.callback(record)
         self.save()
@@ -249,6 +264,7 @@ class Loop:
             "place": [self.epoch, self.phase, self.step, self.dropped, self.dropped_in_a_row],
             "totals": self.totals,
             "results": self.results,
+            "seconds": self.seconds,
             "log": self._position if self._log is None else self._log.position,
         }
         save_checkpoint(self.folder / CHECKPOINTS, state, self.steps_done, self.runtime.options.keep)
@@ -278,3 +294,4 @@ class Loop:
         set_rng_state(state["rng"][min(rank, len(state["rng"]) - 1)])
         self.epoch, self.phase, self.step, self.dropped, self.dropped_in_a_row = state["place"]
         self.totals, self.results, self._position = state["totals"], state["results"], state["log"]
+        self._earlier = state.get("seconds", 0.0)

@@ -8,7 +8,8 @@ import json
 import logging
 import math
 import os
-import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..files import write_error
 from .runtime import Runtime
 
 _LOG = logging.getLogger(__name__)
+SILENT = 30.0  # seconds after which a log file gets a line
 
 
 class MetricsLog:
@@ -84,16 +86,50 @@ class MetricsLog:
 
 
 def progress_bar(runtime: Runtime, total: int, done: int, name: str) -> Any:
-    """A tqdm bar on stderr, on the main process and a terminal only; `epoch_line` serves for log files."""
+    """A tqdm bar on stderr, on the main process and a terminal only; `Lines` serves for log files."""
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, initial=done, desc=name, disable=None if runtime.main else True, dynamic_ncols=True, smoothing=0.05)
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=name,
+        disable=None if runtime.main else True,
+        dynamic_ncols=True,
+        smoothing=0.05,
+        bar_format="{desc} {percentage:3.0f}% {remaining} left{postfix}",  # what matters first: a terminal may have 80 columns
+    )
 
 
-def epoch_line(runtime: Runtime, text: str) -> None:
-    """Prints a line of progress on the main process where there is no terminal to draw a bar on."""
-    if runtime.main and not sys.stderr.isatty():
-        print(text, flush=True)
+class Lines:
+    """Lines of progress on the main process: one an epoch, and in a log file, where no bar is drawn, one each half a minute.
+
+    Args:
+        runtime: whose main process prints.
+        bar: of `progress_bar`.
+        total, done: steps of the run, and those done.
+    """
+
+    def __init__(self, runtime: Runtime, bar: Any, total: int, done: int):
+        self.runtime, self.bar, self.total, self.first = runtime, bar, total, done
+        self.begin = self.last = time.monotonic()
+
+    def epoch(self, text: str) -> None:
+        """A line of the epoch that has ended, which stays."""
+        if not self.runtime.main:
+            return
+        if self.bar.disable:
+            print(text, flush=True)
+        else:
+            self.bar.write(text)
+        self.last = time.monotonic()
+
+    def step(self, done: int, status: Callable[[], str]) -> None:
+        """A line within an epoch, where it is time for one."""
+        now = time.monotonic()
+        if self.runtime.main and self.bar.disable and now - self.last >= SILENT:
+            left = (now - self.begin) / max(1, done - self.first) * (self.total - done)
+            print(f"step {done:,}/{self.total:,}, {left:.0f} s left: {status()}", flush=True)
+            self.last = now
 
 
 def short(value: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import FileError
 from ..files import TEMPORARY, atomic_write, write_error
+from .about import ABOUT
 from .runtime import restarts
 
 _LOG = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def open_run(folder: Path, resume: bool, overwrite: bool = False, made: Sequence
         _LOG.warning("%s: no checkpoint yet; starting from the beginning", folder)
     checkpoints = folder / CHECKPOINTS
     try:
-        for name in (RESULT, "metrics.jsonl", CHECKPOINTS, "tensorboard", *made):
+        for name in (RESULT, "metrics.jsonl", CHECKPOINTS, "tensorboard", ABOUT, "report.html", *made):
             path = folder / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

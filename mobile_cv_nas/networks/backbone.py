@@ -1,26 +1,17 @@
 """Staged features: the maps of a network at each of its strides, for detection and segmentation."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: torch.fx copies annotations into its code, where a string would be no type.
 import copy
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..arch import ArchDef
 from ..errors import InputError
-from ..nn.blocks import ConvBlock, IRPool
-from .build import Network
-
-
-class FeatureInfo(NamedTuple):
-    """What a backbone returns, map by map: `channels`, `strides` (input pixels a map pixel), `blocks` (their names)."""
-
-    channels: list[int]
-    strides: list[int]
-    blocks: list[str]
+from .maps import FeatureInfo, dilate_blocks
+from .network import Network
+from .recompute import recomputed
 
 
 class FeatureBackbone(nn.Module):
@@ -46,7 +37,7 @@ class FeatureBackbone(nn.Module):
 
     def __init__(self, network: Network, out_indices: Sequence[int] | None = None):
         super().__init__()
-        maps = stride_maps(network)
+        maps = network.maps
         indices = range(len(maps.strides)) if out_indices is None else _checked(out_indices, maps)
         self._take(network.arch, network.blocks, maps, indices)
 
@@ -60,9 +51,10 @@ class FeatureBackbone(nn.Module):
         self.blocks = nn.Sequential()
         for name, block in kept[: last + 1]:
             self.blocks.add_module(name, block)
-        self._returned = frozenset(self.feature_info.blocks)
+        self._returned = list(self.feature_info.blocks)
+        self.grad_checkpointing = False
 
-    def pick(self, indices: Sequence[int]) -> FeatureBackbone:
+    def pick(self, indices: Sequence[int]) -> "FeatureBackbone":
         """A backbone of these very modules that returns fewer maps, by position in `feature_info`; as `out_indices`."""
         part = FeatureBackbone.__new__(FeatureBackbone)
         nn.Module.__init__(part)
@@ -72,28 +64,17 @@ class FeatureBackbone(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
         for name, block in self.blocks.named_children():
-            x = block(x)
+            x = recomputed(block, x) if self.grad_checkpointing and not torch.jit.is_scripting() else block(x)
             if name in self._returned:
                 maps.append(x)
         return maps
 
-
-def stride_maps(network: Network) -> FeatureInfo:
-    """The last map of each stride in a network, head excluded."""
-    blocks = list(network.blocks.named_children())
-    rows = [row for stage in network.arch.stages for row in stage]
-    last: dict[int, tuple[int, str]] = {}  # stride: channels, block
-    stride = 1
-    for (name, block), row in zip(blocks, rows, strict=True):
-        pointwise = isinstance(block, ConvBlock) and block.kernel == 1
-        if isinstance(block, IRPool) or (pointwise and name == blocks[-1][0]):
-            break
-        stride *= row.stride
-        last[stride] = (row.channels, name)
-    return FeatureInfo([c for c, _ in last.values()], list(last), [name for _, name in last.values()])
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """As of a `Network`."""
+        self.grad_checkpointing = enable
 
 
-def dilate(features: FeatureBackbone, output_stride: int) -> FeatureBackbone:
+def dilate(features: FeatureBackbone, output_stride: int) -> "FeatureBackbone":
     """A copy whose maps beyond `output_stride` are computed at it, with dilated convolutions in place of strides.
 
     A convolution whose stride would lead beyond gets stride 1, and the convolutions after it get twice the dilation and
@@ -110,35 +91,8 @@ def dilate(features: FeatureBackbone, output_stride: int) -> FeatureBackbone:
         InputError: the backbone has no such stride or is dilated already, or a block strides by more than convolutions.
     """
     features = copy.deepcopy(features)
-    rows = [row for stage in features.arch.stages for row in stage]
-    info, named = features.feature_info, list(features.blocks.named_children())
-    if info.strides[-1] != math.prod(row.stride for row in rows[: len(named)]):
-        raise InputError(f"output_stride {output_stride}: the backbone is dilated already, to stride {info.strides[-1]}; give it as built")
-    stride, rate = 1, 1
-    for (name, block), row in zip(named, rows):
-        strided = stride * row.stride <= output_stride
-        stride *= row.stride if strided else 1
-        rate *= _dilate_block(name, block, rate, 1 if strided else row.stride)
-    if stride != output_stride:
-        raise InputError(f"output_stride {output_stride}: the backbone goes from stride {stride} to no such stride; choose one that it has")
-    features.feature_info = info._replace(strides=[min(value, output_stride) for value in info.strides])
+    features.feature_info = dilate_blocks(features.blocks, features.feature_info, features.arch, output_stride)
     return features
-
-
-def _dilate_block(name: str, block: nn.Module, rate: int, stride: int) -> int:
-    """Dilates a block's convolutions, in place, and takes out its stride unless that is given as 1. Returns that stride."""
-    found = 1
-    for conv in [module for module in block.modules() if isinstance(module, nn.Conv2d)]:
-        if isinstance(conv.padding, str):
-            raise InputError(f"block {name}: cannot be dilated: its convolution has padding {conv.padding!r}; give a number")
-        if conv.kernel_size != (1, 1):
-            (d, e), (p, q) = conv.dilation, conv.padding
-            conv.dilation, conv.padding = (d * rate * found, e * rate * found), (p * rate * found, q * rate * found)
-        if stride > 1:
-            found, conv.stride = found * conv.stride[0], (1, 1)
-    if found != stride:
-        raise InputError(f"block {name}: cannot be dilated: its convolutions stride by {found}, its row by {stride}")
-    return stride
 
 
 def _checked(out_indices: Sequence[int], maps: FeatureInfo) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,8 +53,8 @@ class MixedBlock(nn.Module):
         dims = layer_dims(layer, c_in, table)
         self.units = nn.ModuleDict()
         self.members: dict[str, tuple[str, ...]] = {}
-        shared = [n for n in layer.candidates if layer.arguments[n].kind is InvertedResidual]
-        if sharing == "full" and len(shared) > 1:
+        shared = _shareable(layer) if sharing == "full" else []
+        if len(shared) > 1:
             self._add("ir", shared, _shared_block(layer, dims, shared, table))
         for name in layer.candidates:
             if not any(name in members for members in self.members.values()):
@@ -137,6 +138,20 @@ class MixedBlock(nn.Module):
         unit = self.unit(name)
         y = unit.transform(x, gates)
         return x + y if unit.residual and self.layer.stride == 1 and x.shape[1] == y.shape[1] else y
+
+
+def _shareable(layer: Layer) -> list[str]:
+    """The candidates that one block can stand for: inverted residuals that differ in kernel, activation and squeeze-and-excite alone."""
+    found = [name for name in layer.candidates if layer.arguments[name].kind is InvertedResidual]
+    alike = {name: replace(layer.arguments[name].args, kernel=0, activation="", se=None) for name in found}
+    found = [name for name in found if alike[name] == alike[found[0]]]
+    kernels = [layer.arguments[name].args.kernel for name in found]
+    if found and alike[found[0]].padding == "same" and min(kernels) < min(layer.stride, max(kernels)):
+        raise InputError(
+            f"{layer.key}: padding same at stride {layer.stride}: a kernel of {min(kernels)} is no centre of a larger one there; "
+            "search with sharing none, or with kernels not below the stride"
+        )
+    return found
 
 
 def _shared_block(layer: Layer, dims: Dims, names: Sequence[str], table: ChoiceTable) -> InvertedResidual:

@@ -8,83 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from .choice import Dist, Gates, largest
+from .block import Block, Dims, Shape
+from .choice import Dist, Gates, MaybeGates, largest
 from .layers import ACTIVATIONS, ConvNormAct, ConvOptions, SqueezeExcite, activate
 from .options import OPTIONS
 from .shapes import Cost, out_size
 
 BLOCKS: Registry = Registry("BLOCKS")
-
-
-class Dims(NamedTuple):
-    """The dimensions a block is built with: ints in a child, `Dist` where a space may choose.
-
-    c_in is what the stream takes up in memory and arrives masked. `hidden`, `squeeze` and `expand` matter to blocks that have them.
-    """
-
-    c_in: int
-    c_out: int | Dist
-    stride: int = 1
-    hidden: int | Dist = 0
-    squeeze: int | Dist = 0
-    expand: bool = True
-
-
-class Shape(NamedTuple):
-    """The same as numbers, for the cost: ints in a child, float64 vectors of expectations over many blocks in a supernet.
-
-    Products of dimensions that one choice decides are dimensions of their own: their expectation is not a product.
-    Areas are in pixels.
-    """
-
-    c_in: Any
-    c_out: Any
-    hidden: Any
-    squeeze: Any
-    hidden_squeeze: Any
-    in_area: Any
-    out_area: Any
-
-
-class Block(nn.Module):
-    """What a block class has. A class of your own needs `__init__(dims, **arguments)` and `forward(x)` to stand in an arch; to stand in a
-    space also `transform`, `constants` and `cost`.
-
-    Attributes:
-        Arguments: frozen dataclass of what the constructor takes beside `dims`. A class without one takes its constructor's parameters.
-        options: which of them a row may give (`OPTIONS` says which values), over the arguments of the name.
-        residual: whether the block adds its input at stride 1 and equal widths.
-        sizes: the options that decide dimensions, and so are no constructor arguments.
-    """
-
-    Arguments: ClassVar[type[Any] | None] = None
-    options: ClassVar[frozenset[str]] = frozenset()
-    sizes: ClassVar[frozenset[str]] = frozenset({"expansion", "hidden", "divisor", "squeeze", "squeeze_from"})
-    residual: ClassVar[bool] = False
-
-    @staticmethod
-    def constants(args: Any, expand: bool) -> dict[str, int]:
-        """The numbers, beside a `Shape`, that the cost depends on: from the `Arguments`, and whether an expand convolution exists."""
-        return {}
-
-    @staticmethod
-    def cost(s: Shape, n: Any) -> Cost:
-        """What one image costs, at dimensions `s` and `constants` n (as attributes): ints from ints, vectors from vectors."""
-        raise NotImplementedError("the block has no cost")
-
-    @staticmethod
-    def out_size(size: int, stride: int, args: Any) -> int:
-        """Side of the output for an input of side `size`."""
-        return out_size(size, 1, stride, 0)
-
-    def transform(self, x: Tensor, gates: Gates | None = None, scale: Tensor | None = None) -> Tensor:
-        """The block without its residual, times `scale`, and masked to its output width: (N, c_in, H, W) to (N, c_out, H', W')."""
-        raise NotImplementedError("the block has no transform")
 
 
 @dataclass(frozen=True)
@@ -95,17 +30,19 @@ class ConvArguments:
     activation: str = "relu"
     bias: bool = False  # of the convolution, in front of its norm
     norm_eps: float = 1e-5
+    padding: int | str | None = None  # as in `ConvOptions`
 
 
 class ConvBlock(ConvNormAct, Block):
     """Convolution, norm, activation: `conv_k1`, `conv_k3`, `conv_k5`, each also `_hs`. Takes `ConvArguments`."""
 
     Arguments = ConvArguments
-    options = frozenset({"bias", "activation", "norm_eps"})
+    options = frozenset({"bias", "activation", "norm_eps", "padding"})
 
     def __init__(self, dims: Dims, **arguments: Any):
         a = ConvArguments(**arguments)
-        super().__init__(dims.c_in, dims.c_out, a.kernel, dims.stride, a.activation, options=ConvOptions(a.bias, norm_eps=a.norm_eps))
+        options = ConvOptions(a.bias, a.padding, a.norm_eps)
+        super().__init__(dims.c_in, dims.c_out, a.kernel, dims.stride, a.activation, options=options)
 
     def transform(self, x: Tensor, gates: Gates | None = None, scale: Tensor | None = None) -> Tensor:
         return _scaled(self(x, gates), gates, self.c_out, scale)
@@ -121,7 +58,7 @@ class ConvBlock(ConvNormAct, Block):
 
     @staticmethod
     def out_size(size: int, stride: int, args: ConvArguments) -> int:
-        return out_size(size, args.kernel, stride, args.kernel // 2)
+        return out_size(size, args.kernel, stride, args.padding)
 
 
 @dataclass(frozen=True)
@@ -133,7 +70,7 @@ class InvertedResidualArguments:
     se: str | Dist | None = None  # gate of squeeze-and-excite
     bias: bool = False  # of the three convolutions, in front of their norms
     groups: int = 1  # of both pointwise convolutions, with a channel shuffle in front of the depthwise one
-    padding: int | None = None  # of the depthwise convolution; None is kernel // 2
+    padding: int | str | None = None  # of the depthwise convolution, as in `ConvOptions`
     se_activation: str | None = None  # inside squeeze-and-excite; None is the block's
     zero_gamma: bool = False  # start the last norm's gain at zero where there is a residual
     norm_eps: float = 1e-5
@@ -162,15 +99,18 @@ class InvertedResidual(Block):
         masked = largest(hidden) if self.se is not None else hidden
         self.pwl = ConvNormAct(masked, c_out, 1, 1, None, a.groups, pointwise)
         self.adds_input = stride == 1 and c_in == c_out
+        self.drop_path: nn.Module | None = None  # stochastic depth, see Network.set_drop_path
         if a.zero_gamma and stride == 1 and (isinstance(c_out, Dist) or self.adds_input):
             gain: Any = self.pwl.norm.weight
             nn.init.zeros_(gain)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.transform(x)
+        if self.drop_path is not None:
+            y = self.drop_path(y)
         return y.add_(x) if self.adds_input else y  # in place: no norm needs its output for the backward pass
 
-    def transform(self, x: Tensor, gates: Gates | None = None, scale: Tensor | None = None) -> Tensor:
+    def transform(self, x: Tensor, gates: MaybeGates = None, scale: Tensor | None = None) -> Tensor:
         y = x if self.pw is None else self.pw(x, gates)
         if self.groups > 1:
             y = nn.functional.channel_shuffle(y, self.groups)
@@ -196,7 +136,7 @@ class InvertedResidual(Block):
 
     @staticmethod
     def out_size(size: int, stride: int, args: Any) -> int:
-        return out_size(size, args.kernel, stride, args.kernel // 2 if args.padding is None else args.padding)
+        return out_size(size, args.kernel, stride, args.padding)
 
 
 @dataclass(frozen=True)
@@ -228,7 +168,7 @@ class IRPool(Block):
         self.hidden, self.c_out, self.activation = hidden, c_out, a.activation
         self.pw = ConvNormAct(c_in, hidden, 1, 1, a.activation, options=ConvOptions(norm_eps=a.norm_eps)) if expand else None
         self.se = SqueezeExcite(hidden, squeeze, a.se, a.se_activation or a.activation) if a.se is not None else None
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool: nn.Module = nn.AdaptiveAvgPool2d(1)
         self.pwl = nn.Conv2d(largest(hidden), largest(c_out), 1, bias=a.bias)
         self.act = ACTIVATIONS[a.activation](inplace=True)
         nn.init.kaiming_normal_(self.pwl.weight, mode="fan_out")
@@ -236,9 +176,15 @@ class IRPool(Block):
             nn.init.zeros_(self.pwl.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What is pooled: (N, hidden, H, W)."""
         y = x if self.pw is None else self.pw(x)
-        if self.se is not None:
-            y = self.se(y)
+        return y if self.se is None else self.se(y)
+
+    def head(self, y: Tensor) -> Tensor:
+        """The pool and what follows it."""
         return self.act(self.pwl(self.pool(y)))
 
     def transform(self, x: Tensor, gates: Gates | None = None, scale: Tensor | None = None) -> Tensor:

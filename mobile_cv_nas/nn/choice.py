@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -95,6 +95,13 @@ class Gates:
     def frozen(self) -> Gates:
         """The same gates for a second pass that leaves running statistics alone."""
         return replace(self, update=False)
+
+
+# As the annotation of an argument of `forward`: TorchScript compiles plain networks only, and cannot compile `Gates`.
+if TYPE_CHECKING:
+    MaybeGates = Gates | None
+else:
+    MaybeGates = Any
 
 
 class ChoiceTable(nn.Module):

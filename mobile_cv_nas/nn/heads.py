@@ -68,13 +68,6 @@ class HeadDef:
         return self.kind(widths, sides, self.num_classes, **self.options)
 
 
-class Pooled(nn.Module):
-    """The global pool alone: the last of the maps, (N, C, H, W), to (N, C)."""
-
-    def forward(self, maps: Sequence[Tensor], gates: Gates | None = None, size: Sequence[int] | None = None) -> Tensor:
-        return F.adaptive_avg_pool2d(maps[-1], 1).flatten(1)
-
-
 class Classifier(nn.Linear):
     """The global pool and one linear layer: the last of the maps, (N, C, H, W), to logits (N, num_classes).
 

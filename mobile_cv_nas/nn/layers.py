@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .choice import Dist, Gates, largest
+from .choice import Dist, Gates, MaybeGates, largest
+from .same import SameConv2d, pad_same
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hswish": nn.Hardswish, "silu": nn.SiLU}
 SE_GATES: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "hsigmoid": nn.Hardsigmoid}
@@ -56,12 +57,12 @@ class ConvOptions:
 
     Args:
         bias: whether the convolution has a bias in front of the norm.
-        padding: zeros around the map; None is kernel // 2.
+        padding: zeros around the map; None is kernel // 2; "same" is TensorFlow's, which depends on the map's size (`nn.same`).
         norm_eps: epsilon of the norm.
     """
 
     bias: bool = False
-    padding: int | None = None
+    padding: int | str | None = None
     norm_eps: float = 1e-5
 
 
@@ -93,8 +94,12 @@ class ConvNormAct(nn.Module):
         super().__init__()
         full_in, full_out, full_kernel = largest(c_in), largest(c_out), largest(kernel)
         self.c_in, self.c_out, self.kernel, self.activation, self.padding = c_in, c_out, kernel, activation, options.padding
-        pad = full_kernel // 2 if options.padding is None else options.padding
-        self.conv = nn.Conv2d(full_in, full_out, full_kernel, stride, pad, groups=groups or full_in, bias=options.bias)
+        self.conv: nn.Conv2d
+        if options.padding == "same" and stride > 1 and full_kernel > 1:
+            self.conv = SameConv2d(full_in, full_out, full_kernel, stride, groups or full_in, options.bias)
+        else:
+            pad = options.padding if isinstance(options.padding, int) else full_kernel // 2
+            self.conv = nn.Conv2d(full_in, full_out, full_kernel, stride, pad, groups=groups or full_in, bias=options.bias)
         self.norm: nn.Module = nn.BatchNorm2d(full_out, eps=options.norm_eps)
         self.act = ACTIVATIONS[activation](inplace=True) if isinstance(activation, str) else None
         self.depthwise = groups is None
@@ -102,11 +107,15 @@ class ConvNormAct(nn.Module):
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
 
-    def forward(self, x: Tensor, gates: Gates | None = None, scale: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, gates: MaybeGates = None, scale: Tensor | None = None) -> Tensor:
         """Applies the unit; `scale` (0-d) multiplies the output of a unit without activation, at no cost."""
-        if gates is None:
+        if torch.jit.is_scripting() or gates is None:
             x = self.norm(self.conv(x))
             return x if self.act is None else self.act(x)
+        else:  # TorchScript leaves out a branch, not what follows a return
+            return self._gated(x, gates, scale)
+
+    def _gated(self, x: Tensor, gates: Gates, scale: Tensor | None) -> Tensor:
         x = self._convolve(x, gates)
         if self.activation is not None:
             return activate(self._normalise(x, gates, None), self.activation, gates)
@@ -131,7 +140,9 @@ class ConvNormAct(nn.Module):
             groups = width if self.depthwise else groups
             weight = weight[:width, : x.shape[1] // groups, inner, inner]
             bias = None if bias is None else bias[:width]
-        padding = kernel // 2 if self.padding is None else self.padding
+        padding = self.padding if isinstance(self.padding, int) else kernel // 2
+        if isinstance(conv, SameConv2d):
+            x, padding = pad_same(x, kernel, conv.stride[0]), 0
         return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, groups)
 
     def _normalise(self, x: Tensor, gates: Gates, scale: Tensor | None) -> Tensor:
@@ -187,11 +198,15 @@ class SqueezeExcite(nn.Module):
         assert self.reduce.bias is not None
         nn.init.zeros_(self.reduce.bias)
 
-    def forward(self, x: Tensor, gates: Gates | None = None) -> Tensor:
-        if gates is None:
+    def forward(self, x: Tensor, gates: MaybeGates = None) -> Tensor:
+        if torch.jit.is_scripting() or gates is None:
             assert self.act is not None
             assert self.gate_fn is not None
             return x * self.gate_fn(self.expand(self.act(self.reduce(self.pool(x)))))
+        else:
+            return self._gated(x, gates)
+
+    def _gated(self, x: Tensor, gates: Gates) -> Tensor:
         gate = gates.value(self.gate)
         if gates.picked is not None and gate is None:
             return x

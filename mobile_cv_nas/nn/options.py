@@ -26,7 +26,7 @@ OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "divisor": ("an int from 1 to 65536", _positive),
     "bias": ("true or false", _flag),
     "groups": ("an int from 1 to 65536", _positive),
-    "padding": ("an int from 0 to 16", lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 16),
+    "padding": ("an int from 0 to 16, or same", lambda v: v == "same" or (isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 16)),
     "squeeze": ("an int from 1 to 65536", _positive),
     "squeeze_from": ("hidden or input", lambda v: v in ("hidden", "input")),
     "se": ("one of " + ", ".join(SE_GATES), lambda v: isinstance(v, str) and v in SE_GATES),

@@ -47,9 +47,12 @@ def round_to(width: float, divisor: int) -> int:
     return max(rounded, divisor)
 
 
-def out_size(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Side of the map that a convolution makes from one of side `size`."""
-    return (size + 2 * padding - kernel) // stride + 1
+def out_size(size: int, kernel: int, stride: int, padding: int | str | None = None) -> int:
+    """Side of the map that a convolution makes from one of side `size`; `padding` as in `layers.ConvOptions`."""
+    if padding == "same":
+        return -(-size // stride)
+    zeros = padding if isinstance(padding, int) else kernel // 2
+    return (size + 2 * zeros - kernel) // stride + 1
 
 
 def subsample_index(size: int, full: int, device: torch.device | None = None) -> Tensor:

@@ -19,6 +19,7 @@ from ..files import atomic_write
 from .figures import INK, figure_file
 from .predictions import draw_lines
 
+TEST = "test"  # the folder in that of a training
 _WORST = 12  # images
 _DRAWN = 100  # classes of a confusion matrix that can be read
 
@@ -85,10 +86,10 @@ def write_test(
         draw_confusion(kept.confusion.double(), classes, folder / "confusion.png")
         names.append("confusion.png")
     source = loader.split.source
-    if source.normalised or source.in_memory:
-        return names  # no pictures
     for old in folder.glob("worst_*.png"):
         old.unlink()
+    if source.normalised:
+        return names  # no pictures
     for number, row in enumerate(worst, 1):
         try:
             picture = open_image(source.item(row["index"])[0])

@@ -38,7 +38,7 @@ class Candidate:
     """
 
     arch: ArchDef
-    cost: int
+    cost: float
     log_probability: float
 
 
@@ -75,16 +75,17 @@ def draw_candidates(space: SearchSpace, probabilities: Mapping[str, Tensor], goa
             arch = space.decode(picks)
             cost = goal.cost(space, arch)
             nearest = min(nearest, cost, key=lambda c: abs(c / goal.target - 1))
-            if goal.met(cost) and arch not in found:
+            if goal.met(cost) and arch not in found and goal.allows(arch):
                 deciding = space.deciding(picks).items()
                 chance = sum(math.log(max(float(probabilities[name][i]), 1e-300)) for name, i in deciding)
                 found[arch] = Candidate(arch, cost, chance)
         if found:
             return sorted(found.values(), key=lambda c: -c.log_probability)
         log.warning("none of %d archs drawn is within %.0f%% of the target; drawing more widely", draws, 100 * goal.tolerance)
+    limited = "that keeps SEARCH.LIMITS " if goal.limits else ""
     raise DeriveError(
-        f"SEARCH.TOLERANCE: no arch within {goal.tolerance:.0%} of {goal.target:,.0f} {goal.objective} was found; "
-        f"the nearest has {nearest:,.0f}. Widen the tolerance, or give the space finer steps"
+        f"SEARCH.TOLERANCE: no arch within {goal.tolerance:.0%} of {goal.text(goal.target)} {limited}was found; "
+        f"the nearest has {goal.text(nearest)}. Widen the tolerance, or give the space finer steps"
     )
 
 
@@ -105,7 +106,7 @@ def derive_arch(
     """
     space = supernet.space
     argmax = supernet.derive()
-    if goal.met(goal.cost(space, argmax)):
+    if goal.met(goal.cost(space, argmax)) and goal.allows(argmax):
         return Derived(argmax, "argmax", 0, 0, math.nan)
     candidates = draw_candidates(space, supernet.probabilities(), goal, draws, seed)
     compared = candidates[:compare]

@@ -2,69 +2,139 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
 
 from ..arch import ArchDef, SearchSpace
-from ..errors import InputError, did_you_mean
+from ..errors import InputError
+from ..networks.supernet import Supernet
 from ..nn.heads import HeadDef
+from .objective import Objective, objective_of, parse_limits, parse_target
 from .options import SearchOptions
 
-OBJECTIVES = {"macs": "MACs", "params": "parameters"}
-_TARGET = re.compile(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kmg](?![a-z]))?\s*([a-z]*)\s*", re.IGNORECASE)
-_SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+__all__ = ["Goal", "Limit", "check_target", "parse_target"]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most so much of an objective."""
+
+    objective: str
+    most: float
+    measure: Objective
 
 
 @dataclass(frozen=True)
 class Goal:
-    """`objective` ("macs" or "params") within `tolerance`, a share, of `target`; of networks under a head."""
+    """`objective` within `tolerance`, a share, of `target`, and no more than each of the `limits`; of networks under a head.
+
+    `measure` is the objective itself; without it that of the name.
+    """
 
     objective: str
     target: float
     tolerance: float
     head: HeadDef
     in_channels: int = 3
+    measure: Objective | None = field(default=None, compare=False)
+    limits: tuple[Limit, ...] = ()
+
+    @property
+    def by(self) -> Objective:
+        """The objective."""
+        return self.measure or objective_of(self.objective)
 
     @property
     def unit(self) -> str:
         """What people call the objective."""
-        return OBJECTIVES[self.objective]
+        return self.by.unit
 
-    def cost(self, space: SearchSpace, arch: ArchDef) -> int:
+    def text(self, value: float) -> str:
+        """A cost for people: 60,000,000 macs; 8.00 ms."""
+        return f"{value:,.{self.by.digits}f} {self.objective if self.by.digits == 0 else self.by.unit}"
+
+    def cost(self, space: SearchSpace, arch: ArchDef) -> float:
         """The exact cost of `arch` in the units of the target."""
-        return getattr(space.cost(arch, in_channels=self.in_channels, head=self.head), self.objective)
+        return self.by.cost(arch, self.head, self.in_channels)
+
+    def expected(self, supernet: Supernet, noise: bool = True) -> Tensor:
+        """The expected cost of the child, 0-d float64: under the current gates, or (`noise` False) under softmax(alpha)."""
+        return self.by.expected(supernet, noise)
+
+    def term(self, supernet: Supernet) -> Tensor:
+        """What is added to the loss of the alphas, times SEARCH.COST_WEIGHT: |cost / target - 1|, and of each limit what is above it."""
+        total = (self.expected(supernet) / self.target - 1).abs()
+        for one in self.limits:
+            total = total + torch.relu(one.measure.expected(supernet, True) / one.most - 1)
+        return total
 
     def met(self, cost: float) -> bool:
         """Whether a cost is within the tolerance."""
         return abs(cost / self.target - 1) <= self.tolerance
 
+    def allows(self, arch: ArchDef) -> bool:
+        """Whether an arch keeps the limits."""
+        return all(one.measure.cost(arch, self.head, self.in_channels) <= one.most for one in self.limits)
 
-def parse_target(text: str | float, objective: str = "macs") -> tuple[float, str]:
-    """A target and its objective: 60e6, "60e6", "60M", "60e6 macs", "4M params". Raises InputError."""
-    if isinstance(text, (int, float)) and not isinstance(text, bool):
-        found, unit = float(text), objective
-    else:
-        match = _TARGET.fullmatch(str(text))
-        if match is None:
-            raise InputError(f"target {text!r}: give a number of MACs or parameters, such as 60e6, 60M or '4M params'")
-        found, unit = float(match[1].replace("_", "")) * _SCALE[(match[2] or "").lower()], match[3].lower() or objective
-    unit = {"parameters": "params", "mac": "macs"}.get(unit, unit)
-    if unit not in OBJECTIVES:
-        raise InputError(f"target {text!r}: {unit!r} is no objective{did_you_mean(unit, OBJECTIVES, few=8)}")
-    if not found > 0:
-        raise InputError(f"target {text!r}: give a number above 0")
-    return found, unit
+    def costs(self, arch: ArchDef) -> Mapping[str, float]:
+        """By objective, the cost of an arch: of the target and of each limit."""
+        found = {one.objective: one.measure.cost(arch, self.head, self.in_channels) for one in self.limits}
+        return {self.objective: self.by.cost(arch, self.head, self.in_channels), **found}
+
+
+def target_name(target: float) -> str:
+    """What a target and its folder are called: 50M, 2.64M, 414.592k."""
+    unit, size = next(((unit, size) for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if target >= size), ("", 1.0))
+    return f"{target / size:.12g}{unit}"
+
+
+def each_target(options: SearchOptions) -> dict[str, SearchOptions]:
+    """The options of each target by its name, which is also that of its folder, such as 50M; "" is the name of a single one.
+
+    Raises InputError for a target that is named twice.
+    """
+    if not options.targets:
+        return {"": options}
+    found: dict[str, SearchOptions] = {}
+    for target in options.targets:
+        name = target_name(target)
+        if name in found:
+            raise InputError(f"SEARCH.TARGETS: {name} is there twice; name each target once")
+        found[name] = replace(options, target=target)
+    if len(found) == 1:
+        raise InputError(f"SEARCH.TARGETS: {name} alone; name several, or set SEARCH.TARGET")
+    return found
 
 
 def check_target(options: SearchOptions, space: SearchSpace, head: HeadDef, in_channels: int = 3, source: str = "the space") -> Goal:
     """The goal of a search. Raises InputError, which gives the range, if no arch of the space can meet it."""
     if not space.choices:
         raise InputError(f"SEARCH.SPACE: {source} has one network, nothing to choose; train it with tools/train_net.py")
-    goal = Goal(options.objective, options.target, options.tolerance, head, in_channels)
-    low, high = (goal.cost(space, find(by=goal.objective, head=head)) for find in (space.smallest, space.largest))
+    limits = limits_of(options)
+    measure = objective_of(options.objective, options.table)
+    goal = Goal(options.objective, options.target, options.tolerance, head, in_channels, measure, limits)
+    low, high = measure.ends(space, head, in_channels)
     if not low <= goal.target <= high:
         raise InputError(
-            f"SEARCH.TARGET: {goal.target:,.0f} {goal.objective} is out of the reach of {source}: its networks have "
-            f"{low:,} to {high:,} with {head.num_classes} classes; choose a target in between"
+            f"SEARCH.TARGET: {goal.text(goal.target)} is out of the reach of {source}: its networks have "
+            f"{low:,.{measure.digits}f} to {high:,.{measure.digits}f} with {head.num_classes} classes; choose a target in between"
         )
+    for one in limits:
+        least = one.measure.ends(space, head, in_channels)[0]
+        if least > one.most:
+            raise InputError(
+                f"SEARCH.LIMITS: {one.objective}: {one.most:,.{one.measure.digits}f} {one.measure.unit} is less than any network of "
+                f"{source} has with {head.num_classes} classes; the least is {least:,.{one.measure.digits}f}"
+            )
     return goal
+
+
+def limits_of(options: SearchOptions) -> tuple[Limit, ...]:
+    """The limits of a search. Raises InputError."""
+    found = parse_limits(options.limits)
+    if options.objective in found:
+        raise InputError(f"SEARCH.LIMITS: {options.objective}: it has the target; a limit is for another objective")
+    return tuple(Limit(name, most, objective_of(name, options.table)) for name, most in found.items())

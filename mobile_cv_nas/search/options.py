@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -10,7 +11,10 @@ class SearchOptions:
     """A search; the keys of SEARCH say the same."""
 
     target: float = 400_000.0  # multiply-adds or parameters the derived network shall have
-    objective: str = "macs"  # macs | params: the cost that target limits
+    targets: tuple[float, ...] = ()  # several targets in place of one: they share the weights, and each has alphas of its own
+    objective: str = "macs"  # macs | params | latency | memory, or one that was registered: the cost that target limits
+    table: Any = ""  # of latency: a file of tools/latency.py, the name of a shipped one, or a LatencyTable
+    limits: Any = ()  # at most so much of other costs: {"macs": "60M", "params": "4M"}, or "macs: 60M", ...
     strategy: str = "dmasking"  # one of search.strategies.STRATEGIES
     cost_weight: float = 1.0  # of |cost / target - 1| beside the cross-entropy
     epochs: int = 30  # each trains the weights, then alpha

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from ..arch import SearchSpace
 from ..data.build import build_loader
@@ -19,6 +23,7 @@ from ..engine.randomness import seed_everything
 from ..engine.runtime import Runtime
 from ..engine.step import Loss
 from ..networks.supernet import Supernet
+from ..nn.choice import ChoiceTable
 from ..tasks.task import SupernetOptions, Task
 from ..training.options import Recipe
 from .goal import Goal
@@ -29,73 +34,113 @@ from .strategies import STRATEGIES
 _EVERY = 5  # steps between updates of the numbers beside the bar
 
 
+def _loss(name: str, means: Mapping[str, float | None]) -> str:
+    return name + " none" if means["loss"] is None else f"{name} {means['loss']:.3f} ({means['right']:.3f})"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One target of a search: its goal, its alphas, and the strategy that lets them decide. `name` is "" where it is the only one."""
+
+    name: str
+    goal: Goal
+    alphas: nn.Module
+    strategy: Any
+    table: ChoiceTable
+
+    def take(self) -> None:
+        """From now on the supernet's alphas are those of this target."""
+        self.table.alpha = self.alphas  # type: ignore[assignment]
+
+
 class SearchPhase:
     """A phase of a strategy over the images that it learns from; see `engine.loop.Phase`.
 
     Args:
         name: of the phase, as the strategy has it.
-        strategy: what it does.
+        turns: the targets that it serves, a step each in turn.
         loader: of its images.
         parts: batches a step.
         epochs: of the search.
     """
 
-    def __init__(self, name: str, strategy: Any, loader: Loader, parts: int, epochs: int):
-        self.name, self.strategy, self.loader, self.epochs = name, strategy, loader, epochs
-        self.stepper = strategy.steppers[name]
+    def __init__(self, name: str, turns: Sequence[Turn], loader: Loader, parts: int, epochs: int):
+        self.kind, self.turns, self.loader, self.epochs = name, tuple(turns), loader, epochs
+        self.turn, first = turns[0], turns[0]
+        self.name = f"{name} for {first.name}" if name != "weights" and first.name else name
+        self.strategy, self.stepper = first.strategy, first.strategy.steppers[name]
         self.steps = len(loader) // parts
         self.rate_key = "SEARCH.WEIGHT_LR" if name == "weights" else "SEARCH.ALPHA_LR"
 
     def runs(self, epoch: int) -> bool:
-        return self.strategy.runs(self.name, epoch)
+        return self.strategy.runs(self.kind, epoch)
 
     def rate(self, epoch: int, step: int) -> float:
-        return self.strategy.rate(self.name, (epoch * self.steps + step) / (self.epochs * self.steps))
+        return self.strategy.rate(self.kind, (epoch * self.steps + step) / (self.epochs * self.steps))
 
     def begin(self, epoch: int) -> None:
-        self.strategy.begin(self.name, epoch)
+        for turn in self.turns:
+            turn.take()
+            turn.strategy.begin(self.kind, epoch)
 
     def prepare(self, epoch: int, step: int) -> None:
-        self.strategy.prepare(self.name, epoch)
+        self.turn = self.turns[(epoch * self.steps + step) % len(self.turns)]
+        self.turn.take()
+        self.turn.strategy.prepare(self.kind, epoch)
 
     def loss(self, batch: Any, key: tuple[int, ...]) -> Loss:
-        return self.strategy.loss(self.name, batch, key)
+        return self.turn.strategy.loss(self.kind, batch, key)
 
 
 class Searcher:
     """The work of a search.
 
+    Several targets share the weights, of which each step draws the gates of one target, in turn; each has alphas of its own, and steps
+    for them in every epoch.
+
     Args:
         space: what is searched.
         task: what is learnt.
         data: the training images are split into those for the weights and those for the alphas.
-        goal: the cost to aim at.
+        goals: the costs to aim at, by the name of each; "" is the name of the only one.
         options: how to search.
         recipe: how images are read, and the seed.
         runtime: device, precision and ranks.
 
     Attributes:
         supernet: the network that is trained.
-        strategy: how it is.
+        turns: one a goal.
+        strategy: how the first is searched for.
     """
 
     name, section, extends = "search", "SEARCH", False
 
-    def __init__(self, space: SearchSpace, task: Task, data: Data, goal: Goal, options: SearchOptions, recipe: Recipe, runtime: Runtime):
+    def __init__(
+        self,
+        space: SearchSpace,
+        task: Task,
+        data: Data,
+        goals: Mapping[str, Goal],
+        options: SearchOptions,
+        recipe: Recipe,
+        runtime: Runtime,
+    ):
         options = paced(options, data.train, recipe.seed, runtime.main)
-        self.space, self.task, self.goal, self.options, self.runtime = space, task, goal, options, runtime
+        self.space, self.task, self.options, self.runtime = space, task, options, runtime
         self.epochs, self.on_nan = options.epochs, options.on_nan
         seed_everything(recipe.seed)
         supernet = task.supernet(space, SupernetOptions(options.sharing, options.recompute, options.resolution))
         self.supernet: Supernet = runtime.place(supernet)  # type: ignore[assignment]
-        self.strategy = STRATEGIES.get(options.strategy)(self.supernet, task, goal, options, runtime)
+        self.turns = self._turns(goals)
+        self.strategy = self.turns[0].strategy
         halves = data.train.halves(options.alpha_fraction, recipe.seed)
         per_rank, parts = runtime.batch_size(options.batch_size), runtime.options.accumulate
         if per_rank == 1:
-            small = space.smallest(head=goal.head)  # the smallest maps
+            small = space.smallest(head=self.turns[0].goal.head)  # the smallest maps
             child = task.child(small).network(small)
             check_one_image(child, lambda: task.child(small).count(child, small), runtime, "SEARCH", options.batch_size)
-        self.phases = []
+        self.phases: list[SearchPhase] = []
+        self.loaders: list[Loader] = []
         for i, (name, half) in enumerate(zip(self.strategy.steppers, halves)):
             seed = derive_seed(recipe.seed, i)
             if len(half) < options.batch_size:
@@ -103,48 +148,71 @@ class Searcher:
                     f"SEARCH.BATCH_SIZE: {options.batch_size} is more than the {len(half)} images for the {name}; make it smaller"
                 )
             loader = build_loader(recipe.data, half, space.max_input_size, per_rank, True, runtime.shard, seed)
-            self.phases.append(SearchPhase(name, self.strategy, loader, parts, options.epochs))
-        self.loaders = [phase.loader for phase in self.phases]
+            self.loaders.append(loader)
+            served = [self.turns] if name == "weights" else [[turn] for turn in self.turns]
+            self.phases += [SearchPhase(name, turns, loader, parts, options.epochs) for turns in served]
         self._begin, self._first, self._shown = time.monotonic(), -1, ""
+
+    def _turns(self, goals: Mapping[str, Goal]) -> list[Turn]:
+        """Each target's alphas, equal at first, and a strategy for them; that of the first trains the weights."""
+        kind, table, turns = STRATEGIES.get(self.options.strategy), self.supernet.table, []
+        sets = [table.alpha, *(copy.deepcopy(table.alpha) for _ in range(len(goals) - 1))]
+        for (name, goal), alphas in zip(goals.items(), sets, strict=True):
+            table.alpha = alphas
+            turns.append(Turn(name, goal, alphas, kind(self.supernet, self.task, goal, self.options, self.runtime), table))
+        return turns
 
     # -- as work -----------------------------------------------------------------------------------------------------
 
     def status(self, loop: Loop) -> str:
         if loop.step % _EVERY == 0 or not self._shown:
             phase, totals = self.phases[loop.phase], self._means(loop, loop.phase)
-            costs = self.strategy.costs()
-            numbers = [totals["cost"] or 0.0, costs["cost_expected"], costs["cost_argmax"]]
-            tau = self.strategy.temperature(loop.epoch)
+            turn = phase.turn
+            turn.take()
+            costs, tau = turn.strategy.costs(), turn.strategy.temperature(loop.epoch)
             self._shown = (
-                f"{phase.name} loss {totals['loss'] or 0:.3f} acc {totals['right'] or 0:.3f} tau {tau:.2f} "
-                f"{self.goal.objective} {'/'.join(short(cost) for cost in numbers)} H {self.strategy.entropy():.2f}"
+                f"acc {totals['right'] or 0:.3f} {turn.goal.objective} {short(costs['cost_argmax'])} of {short(turn.goal.target)} "
+                f"H {turn.strategy.entropy():.2f} tau {tau:.2f} {phase.name} loss {totals['loss'] or 0:.3f} "
+                f"sampled {short(totals['cost'] or 0.0)} expected {short(costs['cost_expected'])}"
             )
         return self._shown
 
     def end_epoch(self, loop: Loop) -> tuple[dict[str, Any], str]:
         self._check_ranks_agree(loop)
-        weights, alphas = (self._means(loop, i) for i in range(2))
+        weights = self._means(loop, 0)
         tau = self.strategy.temperature(loop.epoch)
-        record = {
+        record: dict[str, Any] = {
             "phase": "search",
             "epoch": loop.epoch,
             "tau": tau,
             "weight_lr": self.phases[0].rate(loop.epoch, 0),
             "weight_loss": weights["loss"],
             "weight_accuracy": weights["right"],
+        }
+        texts = []
+        for turn in self.turns:
+            part, text = self._of_target(loop, turn, weights)
+            record |= {f"{turn.name}/{key}" if turn.name else key: value for key, value in part.items()}
+            texts.append(text)
+        record |= {"skipped_steps": loop.dropped, "skipped_images": loop.skipped_images()}
+        line = f"epoch {loop.epoch + 1}/{self.epochs}: loss (accuracy): {_loss('weights', weights)}; tau {tau:.2f}; "
+        return record, line + "; ".join(texts) + f"; {self._seconds_left(loop):.0f} s left"
+
+    def _of_target(self, loop: Loop, turn: Turn, weights: Mapping[str, float | None]) -> tuple[dict[str, Any], str]:
+        """What a record keeps of one target, and the same for people."""
+        turn.take()
+        number = next((i for i, phase in enumerate(self.phases) if phase.kind != "weights" and phase.turn is turn), None)
+        alphas = {"loss": None, "right": None, "cost": None} if number is None else self._means(loop, number)
+        part = {
             "alpha_loss": alphas["loss"],
             "alpha_accuracy": alphas["right"],
             "cost_sampled": weights["cost"] if alphas["cost"] is None else alphas["cost"],
-            **self.strategy.report(loop.epoch),
-            "skipped_steps": loop.dropped,
-            "skipped_images": loop.skipped_images(),
+            **turn.strategy.report(loop.epoch),
         }
-        means = {"weights": weights, "alphas": alphas}
-        losses = ", ".join(f"{name} {m['loss']:.3f} ({m['right']:.3f})" for name, m in means.items() if m["loss"] is not None)
-        costs = ", ".join(f"{name} {short(record[f'cost_{name}'] or 0)}" for name in ("sampled", "expected", "argmax"))
-        line = f"epoch {loop.epoch + 1}/{self.epochs}: loss (accuracy): {losses or 'none'}; tau {tau:.2f}; "
-        line += f"{self.goal.objective}: {costs}; entropy {record['entropy']:.2f}; {self._seconds_left(loop):.0f} s left"
-        return record, line
+        loss = "" if alphas["loss"] is None else f"{_loss('alphas', alphas)}; "
+        costs = ", ".join(f"{name} {short(part[f'cost_{name}'] or 0)}" for name in ("sampled", "expected", "argmax"))
+        named = f"{turn.name}: " if turn.name else ""
+        return part, f"{named}{loss}{turn.goal.objective}: {costs}; entropy {part['entropy']:.2f}"
 
     def _means(self, loop: Loop, phase: int) -> dict[str, float | None]:
         """Of a phase in this epoch: mean loss and accuracy over its images, and mean cost over its steps; None before the first."""
@@ -164,7 +232,7 @@ class Searcher:
     def _check_ranks_agree(self, loop: Loop) -> None:
         if self.runtime.world == 1:
             return
-        alphas = torch.cat([alpha.detach().flatten() for alpha in self.supernet.alphas().values()])
+        alphas = torch.cat([alpha.detach().flatten() for turn in self.turns for alpha in turn.alphas.parameters()])
         first = alphas.clone()
         dist.broadcast(first, src=0)
         differs = (first != alphas).any().float()
@@ -173,7 +241,11 @@ class Searcher:
             raise RuntimeError(f"epoch {loop.epoch + 1}: the alphas differ between the processes")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"supernet": self.supernet.state_dict()}
+        self.turns[0].take()
+        return {"supernet": self.supernet.state_dict(), "alphas": [turn.alphas.state_dict() for turn in self.turns[1:]]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.turns[0].take()
         self.supernet.load_state_dict(state["supernet"])
+        for turn, alphas in zip(self.turns[1:], state["alphas"], strict=True):
+            turn.alphas.load_state_dict(alphas)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ..deploy.fold import fold
 from ..errors import InputError, listed
 from ..model_zoo.builder import fbnet_builder, find_arch
 from ..model_zoo.card import Card
+from ..model_zoo.checkpoints import names_for
 from ..nn.shapes import Cost
 from ..weights.file import WeightsError, load_weights, save_weights
 from ..weights.fit import check_fit, fit_weights
@@ -27,6 +29,7 @@ from .classification import Classification
 from .prediction import Prediction
 from .task import PredictOptions, Task
 
+_LOG = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"  # in the folder of a training
 
 
@@ -259,15 +262,22 @@ def default_transform(task: Task, arch: ArchDef) -> Preprocess:
 def load_foreign(path: str | os.PathLike | None, arch: str | os.PathLike | ArchDef) -> Model:
     """A classifier with the weights of another origin, or with the published ones of its card (`path` None)."""
     if not arch:
-        raise WeightsError(f"MODEL.ARCH: empty, and {path or 'pretrained'} brings no arch; name one")
+        fits = names_for(path) if path else []
+        remedy = f"name one: by keys and shapes it is {' or '.join(fits)}" if fits else "name one"
+        raise WeightsError(f"MODEL.ARCH: empty, and {path or 'pretrained'} brings no arch; {remedy}")
     found, card = find_arch(arch)
     network: Any = fbnet_builder(arch, pretrained=path is None, weights=path)
-    classes = class_names(card, network.classifier.out_features)
+    classes, channels = class_names(card, network.num_classes), network.in_channels
+    mean, std = (card.mean, card.std) if card is not None else (Task.mean, Task.std)
+    if channels != len(mean):
+        if channels != 1:
+            raise WeightsError(f"{path}: takes {channels} channels, whose mean and std it does not say; save it as a Model, which does")
+        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+        _LOG.warning("%s: of grey images; mean and std are taken for %.3g and %.3g, those of colour", path, mean[0], std[0])
+    task = Classification(classes, mean=mean, std=std)
     if card is None:
-        task = Classification(classes)
         return Model(network, found, task, default_transform(task, found))
-    task = Classification(classes, mean=card.mean, std=card.std)
-    transform = Preprocess(card.input_size, card.resize or card.input_size, True, card.interpolation, card.mean, card.std)
+    transform = Preprocess(card.input_size, card.resize or card.input_size, True, card.interpolation, mean, std)
     return Model(network, found, task, transform, {"licence": card.weights.license if card.weights else None})
 
 

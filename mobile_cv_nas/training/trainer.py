@@ -18,6 +18,7 @@ from ..data.data_set import Data
 from ..data.loader import Loader
 from ..data.options import DataOptions
 from ..data.transforms import preprocess
+from ..engine.about import about_run, write_about
 from ..engine.loop import Loop
 from ..engine.randomness import seed_everything
 from ..engine.run_folder import RunFolder, check_free, fingerprint, open_run, write_result
@@ -28,6 +29,7 @@ from ..errors import InputError
 from ..model_zoo.builder import find_arch
 from ..nn.shapes import Cost
 from ..report.tables import name_of
+from ..report.test import TEST, Examination, worst_images, write_test
 from ..tasks.build import make_task, task_class
 from ..tasks.model import WEIGHTS, Model, load, save_model
 from ..tasks.task import LossOptions, Task
@@ -52,6 +54,7 @@ class TrainResult:
         validation: the main score on the validation images.
         cost: of the network.
         skipped_images: that could not be read.
+        seconds: of the training, over all parts of an interrupted one.
     """
 
     folder: Path
@@ -60,6 +63,7 @@ class TrainResult:
     validation: Mapping[str, float] = field(default_factory=dict)
     cost: Cost = field(default_factory=lambda: Cost(0, 0))
     skipped_images: int = 0
+    seconds: float = 0.0
 
     @property
     def weights(self) -> Path:
@@ -301,14 +305,18 @@ class Trainer:
 
     def _finish(self, folder: Path, loop: Loop) -> TrainResult:
         """Tests the result and writes it."""
-        task, recipe = self.task, self.recipe
-        scores = {} if self.test is None else task.evaluate(self.result, self.test.epoch(), self.runtime)
+        task, recipe, runtime, kept = self.task, self.recipe, self.runtime, Examination()
+        scores = {} if self.test is None else task.evaluate(self.result, self.test.epoch(), runtime, kept)
+        worst = [] if self.test is None else worst_images(kept, self.test, runtime)
         validation = {task.main: self.validation[task.main]}  # the last epoch is always validated
-        result = TrainResult(folder, True, scores, validation, self.cost, loop.skipped_images())
-        if self.runtime.main:
+        result = TrainResult(folder, True, scores, validation, self.cost, loop.skipped_images(), loop.seconds)
+        if runtime.main:
             source = self.data.train.source
             transform = preprocess(recipe.data, task.input_size(self.arch), task.labels, task.label_size, source.in_memory)
             about = {"own_inputs": True} if source.normalised else {}
             save_model(result.weights, self.result, self.arch, task, transform, about)
+            if self.test is not None:
+                write_test(folder / TEST, scores, kept, worst, self.test, task.classes)
+            write_about(folder, about_run(runtime, self.data, loop.mark, {"training": result.seconds}))
             write_result(folder, result.to_dict())
         return result

@@ -28,3 +28,12 @@ def test_an_option_written_out_is_the_option_left_out() -> None:
         {"input_size": 16, "stages": [[["conv_k3", 8, 1, 1, {"bias": False}], ["ir_k3", 8, 1, 1, {"norm_eps": 1e-5}]]]}
     )
     assert plain.contains(written)
+
+
+def test_a_stride_is_part_of_membership() -> None:
+    space = nas.SearchSpace.parse({"input_size": 16, "stages": [[["conv_k3", 8, 2, 1]], [["ir_k3", [8, 16, 8], 1, 1]]]})
+    tables = [
+        {"input_size": 16, "stages": [[["conv_k3", 8, first, 1]], [["ir_k3", 8, second, 1]]]} for first in (1, 2) for second in (1, 2)
+    ]
+    assert [space.contains(nas.ArchDef.parse(table)) for table in tables] == [False, False, True, False]
+    assert any("stride 1 is not 2" in line for line in space.explain(nas.ArchDef.parse(tables[0])))

@@ -24,6 +24,7 @@ SETTINGS = [
     {"TRAIN.INIT": "inherit"},
     {"TRAIN.INIT": "inherit", "TRAIN.QAT": True},
     {"SEARCH.TEMPERATURE.SCHEDULE": "paper"},
+    {"SEARCH.OBJECTIVE": "latency"},
     {"EXPORT.FORMATS": "[onnx]"},
     {"EXPORT.FORMATS": "[onnx]", "EXPORT.INT8": True},
     {"DATA.DATASET": "coco", "HEAD.NAME": "ssdlite", "DATA.AUGMENT": "crop"},
@@ -45,7 +46,7 @@ def other(key):
     if isinstance(value, bool):
         return not value
     if isinstance(value, list):
-        return {"DATA.MEAN": "[0.1, 0.2, 0.3]", "DATA.STD": "[0.1, 0.2, 0.3]"}.get(key, "[8]")
+        return {"DATA.MEAN": "[0.1, 0.2, 0.3]", "DATA.STD": "[0.1, 0.2, 0.3]", "SEARCH.LIMITS": "{params: 4M}"}.get(key, "[8]")
     if isinstance(value, str):
         return "elsewhere"
     low, high = RANGES.get(key, (0, 1e9))
@@ -207,7 +208,45 @@ def test_targets_as_people_write_them(tmp_path, text, value):
     assert value == load_config(tmp_path / "a.yaml").SEARCH.TARGET
 
 
-@pytest.mark.parametrize("text", ["M", "sixtyM", "60T", "60 MACs"])
+@pytest.mark.parametrize(
+    ("text", "value", "objective"),
+    [
+        ("8 ms", 8, "latency"),
+        ("8.5ms", 8.5, "latency"),
+        ("256 kB", 256e3, "memory"),
+        ("60M macs", 60e6, "macs"),
+        ("4M params", 4e6, "params"),
+    ],
+)
+def test_the_unit_of_a_target_says_the_objective(tmp_path, text, value, objective):
+    cfg = load_config(None, ["SEARCH.TARGET", text])
+    assert (value, objective) == (cfg.SEARCH.TARGET, cfg.SEARCH.OBJECTIVE)
+    (tmp_path / "a.yaml").write_text(f"SEARCH: {{TARGET: {text}}}\n")
+    cfg = load_config(tmp_path / "a.yaml")
+    assert (value, objective) == (cfg.SEARCH.TARGET, cfg.SEARCH.OBJECTIVE)
+    (tmp_path / "run.yaml").write_text(dump_config(cfg))
+    assert load_config(tmp_path / "run.yaml") == cfg
+    other = "macs" if objective != "macs" else "params"
+    with pytest.raises(ConfigError, match=rf"SEARCH\.TARGET: '{text}' is of {objective}, and SEARCH\.OBJECTIVE is {other}"):
+        load_config(None, ["SEARCH.TARGET", text, "SEARCH.OBJECTIVE", other])
+
+
+def test_limits_are_written_as_a_mapping(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("SEARCH: {LIMITS: {macs: 60M, latency: 8 ms}, TABLE: phone.json}\n")
+    cfg = load_config(path)
+    assert cfg.SEARCH.LIMITS == ["macs: 60M", "latency: 8 ms"]
+    assert str(tmp_path / "phone.json") == cfg.SEARCH.TABLE
+    (tmp_path / "run.yaml").write_text(dump_config(cfg))
+    assert load_config(tmp_path / "run.yaml") == cfg
+    assert load_config(None, ["SEARCH.LIMITS", "{params: 4M}"]).SEARCH.LIMITS == ["params: 4M"]
+    with pytest.raises(ConfigError, match=r"SEARCH\.LIMITS: 4 is not a list of names, such as \{macs: 60M, params: 4M\}"):
+        load_config(None, ["SEARCH.LIMITS", "4"])
+    with pytest.raises(ConfigError, match=r"SEARCH\.TABLE: .* does nothing with SEARCH\.OBJECTIVE macs: use latency, or limit it"):
+        load_config(None, ["SEARCH.TABLE", "phone.json"])
+
+
+@pytest.mark.parametrize("text", ["M", "sixtyM", "60T", "60 miles", "ms", "8 ms ms"])
 def test_targets_that_are_no_numbers(text):
     with pytest.raises(ConfigError, match=r"SEARCH\.TARGET"):
         load_config(None, ["SEARCH.TARGET", text])

@@ -42,7 +42,7 @@ def test_a_folded_network_is_the_network(name):
 
 def test_every_card_folds_whole():
     """Of all blocks that the zoo is made of, none has a norm that stays."""
-    for name in ("FBNetV2_F1", "FBNetV3_A", "MobileNetV3_Large", "MnasNet_A1"):
+    for name in ("FBNetV2_F1", "FBNetV3_A", "MobileNetV3_Large", "MnasNet_A1", "EfficientNet_Lite0"):
         with torch.no_grad():
             network = renewed(nas.fbnet_builder(name))
             x = torch.rand(1, 3, 64, 64)

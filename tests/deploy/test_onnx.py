@@ -202,7 +202,7 @@ def test_the_example_finds_what_the_detector_finds(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["FBNetV2_F1", "FBNetV3_A", "MobileNetV3_Large", "MnasNet_A1"])
+@pytest.mark.parametrize("name", ["FBNetV2_F1", "FBNetV3_A", "MobileNetV3_Large", "MnasNet_A1", "EfficientNet_Lite0"])
 def test_networks_of_the_zoo(name, tmp_path):
     """One of each family of blocks; the export checks it."""
     result = nas.export(renewed(nas.fbnet_builder(name)), tmp_path / "net.onnx", input_size=64)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 import torch.nn.functional as F
-from spaces import DEEP, SPACES, TINY, decide, members, parsed, random_alphas, randomise, relative, samples
+from spaces import DEEP, SAME, SPACES, TINY, decide, members, parsed, random_alphas, randomise, relative, samples
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.networks.mixed import MixedBlock
@@ -21,11 +21,11 @@ SHARINGS = ("none", "full")
 
 
 def _space(name: str) -> nas.SearchSpace:
-    small = {"tiny": TINY, "deep": DEEP}
+    small = {"tiny": TINY, "deep": DEEP, "same": SAME}
     return parsed(small[name]) if name in small else nas.SearchSpace.load(SPACES / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("name", ["tiny", "deep", *(pytest.param(n, marks=[pytest.mark.slow] * ("fbnet" in n)) for n in SHIPPED)])
+@pytest.mark.parametrize("name", ["tiny", "deep", "same", *(pytest.param(n, marks=[pytest.mark.slow] * ("fbnet" in n)) for n in SHIPPED)])
 def test_a_child_is_its_supernet(name: str) -> None:
     """At one-hot gates, over 50 random archs: exact cost, and equal logits with inherited weights, by slices and by masks."""
     space = _space(name)
@@ -51,7 +51,7 @@ def test_a_child_is_its_supernet(name: str) -> None:
             assert cost.macs.dtype == cost.params.dtype == torch.float64
         child.arch = small.decode({**space.encode(arch), "input_size": i % len(sizes)})
         for supernet in supernets:
-            _compare(child, supernet, image, masks=i % 5 == 0 or name in ("tiny", "deep"))
+            _compare(child, supernet, image, masks=i % 5 == 0 or name in ("tiny", "deep", "same"))
 
 
 def _compare(child: nas.Network, supernet: nas.Supernet, image: torch.Tensor, masks: bool) -> None:

@@ -25,7 +25,15 @@ def test_the_registry_is_complete() -> None:
         nas.BLOCKS._do_register("skip", nn.Identity)
 
 
-OPTIONS = [{}, {"expansion": 1}, {"expansion": 2.3, "bias": True}, {"hidden": 16, "groups": 2}, {"padding": 0}, {"squeeze": 5}]
+OPTIONS = [
+    {},
+    {"expansion": 1},
+    {"expansion": 2.3, "bias": True},
+    {"hidden": 16, "groups": 2},
+    {"padding": 0},
+    {"padding": "same"},
+    {"squeeze": 5},
+]
 OPTIONS += [{"squeeze_from": "input", "se_activation": "relu"}, {"activation": "silu"}, {"divisor": 1, "expansion": 1.7, "norm_eps": 0.01}]
 OPTIONS += [{"se": "hsigmoid", "expansion": 2}]
 
@@ -39,7 +47,7 @@ def test_every_block_counts_runs_and_learns(name: str, options: dict) -> None:
     if {"squeeze", "squeeze_from"} & set(options) and "_se" not in name:
         pytest.skip("no squeeze-and-excite")
     for channels, stride in ((16, 1), (24, 1), (24, 2)):
-        if (channels, stride) == (16, 1) and "padding" in options:
+        if (channels, stride) == (16, 1) and options.get("padding") == 0:
             continue
         arch = nas.ArchDef.parse({"input_size": 12, "stages": [[["conv_k3", 16]], [[name, channels, stride, 1, options]]]})
         model = nas.build_model(arch, 5)

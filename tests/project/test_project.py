@@ -29,10 +29,10 @@ def wheel(tmp_path_factory):
 
 
 def expected_files():
-    """{path in the wheel: path of the source} of every module and every YAML file."""
+    """{path in the wheel: path of the source} of every module, YAML file and template."""
     files = {}
     for name in ("mobile_cv_nas", *MAPPED):
-        for pattern in ("*.py", "*.yaml"):
+        for pattern in ("*.py", "*.yaml", "*.j2"):
             for path in (ROOT / name).rglob(pattern):
                 files[str(Path(MAPPED.get(name, name)) / path.relative_to(ROOT / name))] = path
     return files
@@ -40,7 +40,7 @@ def expected_files():
 
 def test_wheel_holds_every_module_and_every_yaml_file(wheel):
     expected = expected_files()
-    assert any(name.endswith(".yaml") for name in expected)
+    assert all(any(name.endswith(end) for name in expected) for end in (".yaml", ".j2"))
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         assert set(expected) <= names

@@ -210,7 +210,7 @@ def test_a_target_out_of_reach_names_the_range_and_writes_nothing(tiny, tmp_path
     with pytest.raises(InputError, match=rf"SEARCH\.TARGET.*{low:,} to {high:,}"):
         search_and_train(cfg)
     assert not (tmp_path / "run").exists()
-    assert search_of(tiny("SEARCH.TARGET", 12000)).goal.target == 12000
+    assert search_of(tiny("SEARCH.TARGET", 12000)).goals[""].target == 12000
 
 
 def test_a_space_without_choices_and_a_missing_space_are_refused(tiny, tmp_path):

@@ -185,6 +185,9 @@ def live(name: str) -> FeatureBackbone:
         ("FBNet_A", 8, (75, 58)),
         ("FBNet_C", 16, (75, 58)),
         ("MobileNetV2_1.0", 4, (33, 50)),
+        ("EfficientNet_Lite0", 16, (75, 58)),
+        ("EfficientNet_Lite0", 8, (64, 50)),
+        ("EfficientNet_Lite0", 4, (33, 50)),
     ],
 )
 def test_every_other_pixel_of_the_dilated_map_is_the_strided_map(name, output_stride, size):

@@ -90,12 +90,12 @@ class DMasking:
                 cost = self._cost()
             return Loss(found.total, found.images, found.terms, {**found.sums, "cost": cost})
         cost = self._cost()
-        term = self.options.cost_weight * (cost / self.goal.target - 1).abs()
+        term = self.options.cost_weight * self.goal.term(self.supernet)
         terms = {**found.terms, "cost term": term}
         return Loss(found.total + term.float(), found.images, terms, {**found.sums, "cost": cost.detach()})
 
     def _cost(self) -> Tensor:
-        return getattr(self.supernet.cost(), self.goal.objective)
+        return self.goal.expected(self.supernet)
 
     # -- what is found -----------------------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class DMasking:
     @torch.no_grad()
     def costs(self) -> dict[str, float]:
         """The cost under the noise-free softmax and that of the argmax, in units of the target."""
-        expected = getattr(self.supernet.expected_cost(), self.goal.objective)
+        expected = self.goal.expected(self.supernet, noise=False)
         return {"cost_expected": float(expected), "cost_argmax": float(self.goal.cost(self.supernet.space, self.derive()))}
 
     def entropy(self) -> float:

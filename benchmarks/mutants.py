@@ -1,0 +1,296 @@
+"""Mutants of the core: one operator, constant or call changed at a time; how many of them do the tests see?
+
+python benchmarks/mutants.py --count 200 --output mutants.jsonl [--seed 0] [--only nn/choice.py ...] [--limit 300]
+
+A mutant is a module of `nn`, `arch`, `networks` or `search` with one change: a comparison, an arithmetic or boolean operator, a number,
+True for False, a condition the other way round, min for max, a call left out. Nothing is written to the sources: a process forked from
+one that has imported torch loads the changed module in place of the file, and runs the nearest fast tests until one fails. A mutant on
+which they take longer than the limit counts as killed. What is done is a line of the output, and is not done again: the same command goes
+on where it was stopped. At the end: the share killed in each room, and every survivor with its line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import collections
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "mobile_cv_nas"
+ROOMS = ("nn", "arch", "networks", "search")
+# The tests that are nearest to a room, the quicker ones first. A file's own namesake goes before them.
+NEAREST = {
+    "nn": ["tests/nn", "tests/networks", "tests/arch", "tests/tasks/test_heads.py", "tests/search/test_derive.py"],
+    "arch": [
+        "tests/arch",
+        "tests/nn",
+        "tests/report/test_space_info.py",
+        "tests/networks",
+        "tests/search/test_derive.py",
+        "tests/model_zoo/test_zoo.py",
+    ],
+    "networks": [
+        "tests/networks",
+        "tests/nn",
+        "tests/tasks/test_heads.py",
+        "tests/search/test_derive.py",
+        "tests/search/test_segment_search.py",
+    ],
+    "search": ["goal", "derive", "parts", "pace", "judges", "targets", "search", "again"],
+}
+SWAPS: dict[type, type] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "argmax": "argmin", "topk": "sort"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: the file, from the package on, its place in the walk over the tree, the line, and what it does."""
+
+    file: str
+    place: int
+    line: int
+    change: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.file}:{self.line}:{self.place}: {self.change}"
+
+    @property
+    def module(self) -> str:
+        return "mobile_cv_nas." + self.file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+# -- what can be changed -----------------------------------------------------------------------------------------------
+
+
+def mutants_of(file: str, source: str) -> list[Mutant]:
+    """All mutants of a file's text, in the order of the walk."""
+    return [Mutant(file, place, line, change) for place, (line, change, _) in enumerate(_changes(ast.parse(source)))]
+
+
+def mutated(source: str, place: int) -> ast.Module:
+    """The tree of a text with the change at that place."""
+    tree = ast.parse(source)
+    for number, (_, _, apply) in enumerate(_changes(tree)):
+        if number == place:
+            apply()
+            return ast.fix_missing_locations(tree)
+    raise IndexError(place)
+
+
+def _changes(tree: ast.Module) -> Iterator[tuple[int, str, Any]]:
+    """(line, change, what makes it) of every place. Words for people, types and messages of errors are left alone."""
+    for node in _walk(tree):
+        if isinstance(node, (ast.Compare, ast.BinOp, ast.BoolOp, ast.AugAssign)):
+            yield from _operators(node)
+        elif isinstance(node, ast.Constant) and type(node.value) in (int, float, bool):
+            yield from _constants(node)
+        elif isinstance(node, (ast.If, ast.IfExp, ast.While)):
+            test = node.test
+            yield node.lineno, "condition the other way round", lambda n=node, t=test: setattr(n, "test", ast.UnaryOp(ast.Not(), t))
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)):
+            plain = ast.UAdd() if isinstance(node.op, ast.USub) else None
+            if plain:
+                yield node.lineno, "minus left out", lambda n=node, p=plain: setattr(n, "op", p)
+        elif isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in NAMES and name != "topk":
+                field = "attr" if isinstance(node.func, ast.Attribute) else "id"
+                yield node.lineno, f"{NAMES[name]} for {name}", lambda f=node.func, k=field, n=name: setattr(f, k, NAMES[n])
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            yield node.lineno, f"left out: {ast.unparse(node.value)[:50]}", lambda n=node: setattr(n, "value", ast.Constant(None))
+
+
+def _operators(node: Any) -> Iterator[tuple[int, str, Any]]:
+    if isinstance(node, ast.Compare):
+        for i, op in enumerate(node.ops):
+            new = SWAPS.get(type(op))
+            if new:
+                yield node.lineno, f"{new.__name__} for {type(op).__name__}", lambda n=node, i=i, new=new: n.ops.__setitem__(i, new())
+        return
+    new = SWAPS.get(type(node.op))
+    if new and not (isinstance(node.op, ast.Mod) and isinstance(getattr(node, "left", None), ast.Constant)):
+        yield node.lineno, f"{new.__name__} for {type(node.op).__name__}", lambda n=node, new=new: setattr(n, "op", new())
+
+
+def _constants(node: ast.Constant) -> Iterator[tuple[int, str, Any]]:
+    value: Any = node.value
+    new = not value if isinstance(value, bool) else value + 1
+    yield node.lineno, f"{new} for {value}", lambda n=node, new=new: setattr(n, "value", new)
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """Depth first, without type annotations, docstrings, formatted text, errors that are raised, and the log."""
+    yield node
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list") or isinstance(node, (ast.JoinedStr, ast.Raise, ast.Assert)):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and not _told(child):
+                yield from _walk(child)
+
+
+def _told(node: ast.AST) -> bool:
+    """Whether a statement only tells something."""
+    if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
+        return False
+    return ast.unparse(node.value.func) in ("log.warning", "_LOG.warning", "_LOG.info", "print")
+
+
+# -- running tests on one ----------------------------------------------------------------------------------------------
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads a module from a changed tree."""
+
+    tree: ast.Module
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self.tree, self.path, "exec")
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Gives one module from another tree than its file has."""
+
+    def __init__(self, module: str, path: Path, tree: ast.Module):
+        self.module, self.path, self.tree = module, path, tree
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> Any:
+        if fullname != self.module:
+            return None
+        loader = _Loader(fullname, str(self.path))
+        loader.tree = self.tree
+        folders = [str(self.path.parent)] if self.path.name == "__init__.py" else None
+        return importlib.util.spec_from_file_location(fullname, self.path, loader=loader, submodule_search_locations=folders)
+
+
+def tests_of(file: str) -> list[str]:
+    """The nearest tests of a source file: those of its name, then those of its room."""
+    room, name = file.split("/")[0], Path(file).stem
+    own = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").glob(f"*/test_{name}.py"))]
+    found = list(dict.fromkeys(own + [path if "/" in path else f"tests/search/test_{path}.py" for path in NEAREST[room]]))
+    assert all((ROOT / path).exists() for path in found), found
+    return found
+
+
+def killed(module: str, path: Path, tree: ast.Module, tests: Sequence[str], limit: float) -> tuple[bool, float]:
+    """Whether the tests see the change, in a process of its own, and the seconds that took."""
+    begin = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        code = 3
+        try:
+            os.setpgid(0, 0)
+            sys.meta_path.insert(0, Finder(module, path, tree))
+            null = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(null, stream)
+            import pytest
+
+            code = int(pytest.main(["-x", "-q", "-m", "fast", "-p", "no:cacheprovider", *tests]))
+        except BaseException:
+            code = 4
+        finally:
+            os._exit(code)
+    while time.monotonic() - begin < limit:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            return code != 0, time.monotonic() - begin
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True, limit
+
+
+def _prepare() -> None:
+    """Imports what every forked process would import again, and nothing of the package."""
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    for name in (
+        "torch",
+        "torchvision.transforms.v2",
+        "numpy",
+        "PIL.Image",
+        "yaml",
+        "yacs.config",
+        "sklearn.datasets",
+        "pytest",
+        "tabulate",
+    ):
+        importlib.import_module(name)
+    sys.modules["torch"].set_num_threads(1)
+    assert not any(name.startswith("mobile_cv_nas") for name in sys.modules)
+
+
+def chosen(count: int, seed: int, only: Sequence[str]) -> list[Mutant]:
+    """So many mutants at random; the first of a larger number are those of a smaller one."""
+    found: list[Mutant] = []
+    for room in ROOMS:
+        for path in sorted((PACKAGE / room).rglob("*.py")):
+            file = path.relative_to(PACKAGE).as_posix()
+            if not only or file in only:
+                found += mutants_of(file, path.read_text(encoding="utf-8"))
+    random.Random(seed).shuffle(found)
+    return found[:count]
+
+
+def report(results: Sequence[dict[str, Any]]) -> str:
+    """The share killed in each room and in all, and the survivors."""
+    rooms: dict[str, list[bool]] = collections.defaultdict(list)
+    for one in results:
+        rooms[one["key"].split("/")[0]].append(one["killed"])
+    lines = [f"{room:10} {sum(seen):4} of {len(seen):4} killed, {sum(seen) / len(seen):.1%}" for room, seen in sorted(rooms.items())]
+    seen = [one["killed"] for one in results]
+    lines.append(f"{'all':10} {sum(seen):4} of {len(seen):4} killed, {sum(seen) / max(1, len(seen)):.1%}")
+    return "\n".join([*lines, *(f"survived: {one['key']}" for one in results if not one["killed"])])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what is left of the mutants, and prints the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=200, help="mutants")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds a mutant")
+    parser.add_argument("--only", nargs="*", default=[], help="files, from the package on: nn/choice.py")
+    parser.add_argument("--output", type=Path, default=Path("mutants.jsonl"))
+    options = parser.parse_args(argv)
+    output = options.output.absolute()
+    wanted = chosen(options.count, options.seed, options.only)
+    lines = output.read_text(encoding="utf-8").splitlines() if output.exists() else []
+    done = {one["key"]: one for one in map(json.loads, lines)}
+    _prepare()
+    for mutant in wanted:
+        if mutant.key in done:
+            continue
+        path = PACKAGE / mutant.file
+        tree = mutated(path.read_text(encoding="utf-8"), mutant.place)
+        seen, seconds = killed(mutant.module, path, tree, tests_of(mutant.file), options.limit)
+        done[mutant.key] = {"key": mutant.key, "killed": seen, "seconds": round(seconds, 1)}
+        with open(output, "a", encoding="utf-8") as file:
+            file.write(json.dumps(done[mutant.key]) + "\n")
+        print(f"{'killed  ' if seen else 'SURVIVED'} {seconds:6.1f} s  {mutant.key}", flush=True)
+    print(report([done[mutant.key] for mutant in wanted if mutant.key in done]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

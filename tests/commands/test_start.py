@@ -1,0 +1,68 @@
+"""The block before a run, --dry-run, and that measuring a few steps changes nothing."""
+
+import contextlib
+import io
+from argparse import Namespace
+
+import pytest
+from helpers import digests, quick_cfg, run_tool, tiny_arch, train
+from searches import search_of, tiny_options
+
+from mobile_cv_nas.commands.train_net import run
+from mobile_cv_nas.config import load_config
+from mobile_cv_nas.engine.memory import peak_memory
+from mobile_cv_nas.search.before import near, search_start
+
+
+def rows(text):
+    """The rows of a table, by the words before two spaces or more."""
+    return dict(line.split("  ", 1) for line in text.splitlines() if "  " in line)
+
+
+def test_a_dry_run_of_a_search_says_what_would_be_done_and_leaves_nothing(tmp_path):
+    done = run_tool("search_net", "--dry-run", *tiny_options(tmp_path, "SEARCH.EPOCHS", 5, "TRAIN.EPOCHS", 7))
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run").exists()
+    found = {name: text.strip() for name, text in rows(done.stdout).items()}
+    assert found["classes"] == "10: 0, 1, 2, 3, ..."
+    assert found["images"] == "1,257 training, 180 validation, 360 test"
+    assert found["input size"].startswith("8 ")
+    assert found["device"].startswith("cpu")
+    assert found["steps, weights"].startswith(f"{5 * (1006 // 64)} of ")  # a fifth of the images is alpha's
+    assert found["steps, alphas"].startswith(f"{4 * (251 // 64)} of ")  # one epoch is warm-up
+    assert found["steps, child"].startswith(f"{7 * (1257 // 64)} of ")
+    assert {"time, about", "memory", "target", "result folder"} <= set(found)
+    assert "entropy of the alphas" in done.stdout  # the words are explained
+    assert max(map(len, done.stdout.splitlines())) <= 110
+
+
+def test_the_child_that_is_timed_is_near_the_target(tmp_path):
+    search = search_of(load_config(None, tiny_options(tmp_path)))
+    (goal,) = search.goals.values()
+    assert goal.met(goal.cost(search.space, near(search.space, goal)))
+    start = search_start(search, tmp_path, train_child=False)
+    assert [stage.name for stage in start.stages] == ["weights", "alphas"]
+    assert start.seconds == pytest.approx(sum(stage.steps * stage.seconds for stage in start.stages))
+    assert start.memory <= peak_memory(search.runtime.device)
+
+
+def test_a_finished_run_is_refused_before_anything_is_measured(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "result.json").write_text("{}")
+    done = run_tool("search_net", *tiny_options(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "holds a finished run" in done.stderr
+
+
+def test_measuring_changes_nothing(tmp_path):
+    tiny_arch().save(tmp_path / "arch.yaml")
+    for part in ("told", "plain"):
+        (tmp_path / part).mkdir()
+    out = io.StringIO()
+    cfg = quick_cfg(tmp_path / "told", "MODEL.ARCH", str(tmp_path / "arch.yaml"))
+    with contextlib.redirect_stdout(out):
+        run(cfg, Namespace(resume=False, overwrite=False, dry_run=False))
+    assert rows(out.getvalue())["steps, the training"].strip().startswith("18 of ")
+    train(quick_cfg(tmp_path / "plain"), tiny_arch(), tmp_path / "plain")
+    assert digests(tmp_path / "told") == digests(tmp_path / "plain")

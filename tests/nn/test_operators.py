@@ -1,0 +1,53 @@
+"""The operators of blocks and heads: their multiply-accumulates are the blocks' own cost, which is what fvcore counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from mobile_cv_nas.arch import SearchSpace
+from mobile_cv_nas.arch.layer import map_sizes
+from mobile_cv_nas.nn.blocks import BLOCKS, Block, Shape
+from mobile_cv_nas.nn.heads import HeadDef
+from mobile_cv_nas.nn.operators import block_operators, head_operators
+
+NAMES = sorted(name for name, _ in BLOCKS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("options", [{}, {"groups": 2}, {"expansion": 1}])
+def test_macs_of_the_operators_are_those_of_the_cost(name: str, options: dict) -> None:
+    if options and not (name.startswith("ir_k")):
+        pytest.skip("no such option")
+    stride = 2 if name != "skip" else 1
+    space = SearchSpace.parse({"input_size": 15, "stages": [[["conv_k3", 8, 1]], [[name, 24, stride, 1, options]]]})
+    layer = space.layers[1]
+    for c_in, c_out, hidden in ((8, 24, layer.hidden[0]), (12, 36, 52)):
+        squeeze = layer.squeeze(hidden) if hidden else 0
+        out = layer.out_size(15)
+        shape = Shape(c_in, c_out, hidden, squeeze, hidden * squeeze, 15**2, out**2)
+        one = layer.arguments[name]
+        found = block_operators(one.kind, shape, one.args, layer.expand)
+        assert sum(op.macs for op in found) == layer.cost(name, c_in, c_out, hidden, 15).macs
+
+
+@pytest.mark.parametrize(
+    "head",
+    [HeadDef("classifier", 10), HeadDef("lraspp", 7, {"channels": 32}), HeadDef("ssdlite", 5, {"channels": 24, "strides": (4, 8)})],
+    ids=lambda head: head.name,
+)
+def test_macs_of_a_heads_operators_are_those_of_its_cost(head: HeadDef) -> None:
+    rows = [[["conv_k3", 8, 2]], [["ir_k3", 16, 2]], [["ir_k3", 24, 2]], [["ir_k3", 40, 2]]]
+    strides = 4 if head.name == "lraspp" else 3
+    space = SearchSpace.parse({"input_size": 72, "stages": rows[:strides]})
+    sizes, reads = map_sizes(space.layers, 72), head.reads(space.layers)
+    sides = [sizes[0], *(sizes[i + 1] for i in reads)]
+    for n, width in enumerate((16, 24)[: len(reads)]):
+        assert sum(op.macs for op in head_operators(head, n, width, sides)) == head.cost(n, width, sides).macs
+
+
+def test_a_class_of_ones_own_says_its_operators_or_is_named() -> None:
+    class Mine(Block):
+        pass
+
+    with pytest.raises(ValueError, match=r"Mine does not say its operators: define Mine.operators"):
+        block_operators(Mine, Shape(*[1] * 7), None, True)

@@ -1,0 +1,140 @@
+"""Under soft gates, against the slow sum that the equations say: masks, marginals of a joint choice, skips, norms."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import mobile_cv_nas as nas
+from mobile_cv_nas.nn.blocks import Dims, InvertedResidual
+from mobile_cv_nas.nn.choice import SKIP, Choice, ChoiceTable, Gates
+
+
+def gates_of(table):
+    return table.gates().detach()
+
+
+def soft(table):
+    return Gates(tensors=table.tensors(table.gates()))
+
+
+def mask_of(options, gates):
+    """M = sum_i g_i 1_i."""
+    ones = torch.stack([(torch.arange(options[-1]) < option).double() for option in options])
+    return (gates[: len(options), None] * ones).sum(0).float()
+
+
+@pytest.mark.parametrize("se", [None, "sigmoid"])
+def test_a_hidden_mask_is_applied_once(se):
+    torch.manual_seed(0)
+    options = (4, 8, 12)
+    table = ChoiceTable([Choice("hidden", options)])
+    hidden = table.width("hidden", options)
+    table.compile_tables()
+    block = InvertedResidual(Dims(3, 5, 1, hidden, 2, True), kernel=3, activation="relu", se=se).eval()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter)
+    table.sample(1.0)
+    mask = mask_of(options, gates_of(table)[0]).view(1, -1, 1, 1)
+    assert 0 < float(mask.min()) < 0.9
+    x = torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        found = block.transform(x, soft(table))
+        # by hand: each unit's output is masked, and a mask is a factor of a map only once
+        y = block.pw.norm(block.pw.conv(x)).relu() * mask
+        y = block.dw.norm(block.dw.conv(y)).relu() * mask
+        if se:
+            attention = block.se.pool(y)
+            attention = block.se.expand(block.se.reduce(attention).relu()).sigmoid()
+            y = y * attention
+        expected = block.pwl.norm(block.pwl.conv(y))
+    assert torch.allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def marginals(noise, skip):
+    values = [3, 5, 3, SKIP] if skip else [3, 5, 3]
+    table = ChoiceTable([Choice("block", ("a", "b", "c", "skip")[: len(values)])])
+    table.marginal("block", values, (3, 5), taps=True)
+    activations = ["relu", "hswish", "hswish", SKIP][: len(values)]
+    table.marginal("block", activations, ("relu", "hswish"))
+    table.compile_tables()
+    with torch.no_grad():
+        table.alpha["block"].copy_(torch.tensor([0.3, -0.4, 0.2, 2.0][: len(values)]))
+    if noise:
+        torch.manual_seed(3)
+        table.sample(0.7)
+    return table
+
+
+@pytest.mark.parametrize("noise", [False, True])
+@pytest.mark.parametrize("skip", [False, True])
+def test_marginals_are_of_the_gates_of_the_step_given_that_the_block_is_there(noise, skip):
+    table = marginals(noise, skip)
+    gates = gates_of(table)[0]
+    there = gates[:3] / gates[:3].sum()
+    if noise:
+        assert not torch.allclose(gates, table.gates(noise=False).detach()[0])
+    taps, activation = (t.detach().double() for t in table.tensors(table.gates()))
+    assert activation[:2].tolist() == pytest.approx([float(there[0]), float(there[1] + there[2])], rel=1e-5)
+    assert taps.shape == (5, 5)
+    assert torch.allclose(taps[1:4, 1:4], torch.ones(3, 3, dtype=torch.float64))  # every kernel has its centre
+    assert float(taps[0, 0]) == pytest.approx(float(there[1]), rel=1e-5)  # only the 5x5 has the outer ring
+
+
+def test_reset_forgets_noise_temperature_and_selection():
+    table = marginals(True, True)
+    table.sample(0.1)
+    table.select({"block": 1})
+    table.reset()
+    assert torch.equal(table.gates(), table.gates(noise=False))
+    assert torch.allclose(table.gates()[0, :4], F.softmax(table.alpha["block"].double(), 0))
+
+
+def test_channels_that_only_a_skip_brings_have_its_gate():
+    table = {"input_size": 8, "stages": [[["conv_k3", 12, 1]], [[["ir_k3", "skip"], [4, 8, 4], 1, 1, {"expansion": 1}]]]}
+    space = nas.SearchSpace.parse(table)
+    supernet = nas.build_supernet(space, num_classes=3).eval()
+    for seed, temperature in itertools.product(range(3), (0.5, 5.0)):
+        torch.manual_seed(seed)
+        supernet.sample(temperature)
+        gates = supernet.gates()
+        block = supernet.mixed()[1]
+        unit = block.unit("ir_k3")
+        x = torch.randn(2, 12, 8, 8)
+        with torch.no_grad():
+            found = block(x, gates)
+            row = supernet.table.row["s1b0.block"]
+            ir, skip = supernet.table.gates()[row, :2].float()
+            own = unit.transform(x, gates)  # masked to its width; 12 channels never agree with 4 or 8
+        assert found.shape[1] == 12
+        assert torch.allclose(found[:, 8:], skip * x[:, 8:], atol=1e-6)
+        assert torch.allclose(found[:, :8], ir * own[:, :8] + skip * x[:, :8], atol=1e-5)
+
+
+@pytest.mark.parametrize("block", ["conv_k3", "ir_k3", "ir_k3_se"])
+def test_the_supernet_has_the_epsilon_of_its_norms(block):
+    options = {"norm_eps": 0.5} | ({"expansion": 2} if block != "conv_k3" else {})
+    space = nas.SearchSpace.parse({"input_size": 8, "stages": [[["conv_k3", 8, 2]], [[block, [4, 8, 4], 1, 1, options]]]})
+    supernet = nas.build_supernet(space, num_classes=3).eval()
+    for norm in (m for m in supernet.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        torch.nn.init.uniform_(norm.running_var, 0.1, 0.4)
+    arch = space.largest(3)
+    child = nas.build_model(arch, 3).eval()
+    nas.inherit_weights(child, supernet)
+    x = torch.randn(2, 3, 8, 8)
+    supernet.select(arch)
+    with torch.no_grad():
+        assert torch.allclose(supernet(x), child(x), atol=1e-5)
+    epsilons = {norm.eps for norm in supernet.mixed()[1].modules() if isinstance(norm, torch.nn.BatchNorm2d)}
+    assert epsilons == {0.5}
+
+
+@pytest.mark.parametrize(("stride", "c_out", "zero"), [(1, 8, True), (2, 8, False), (1, 12, False)])
+def test_zero_gamma_is_for_blocks_with_a_residual_only(stride, c_out, zero):
+    block = InvertedResidual(Dims(8, c_out, stride, 16, 0, True), zero_gamma=True)
+    assert bool((block.pwl.norm.weight == 0).all()) == zero
+    table = ChoiceTable([Choice("channels", (8, 16))])
+    width = table.width("channels", (8, 16))
+    searched = InvertedResidual(Dims(8, width, stride, 16, 0, True), zero_gamma=True)
+    assert bool((searched.pwl.norm.weight == 0).all()) == (stride == 1)

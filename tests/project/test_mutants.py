@@ -1,0 +1,90 @@
+"""The mutation run: what it changes, what it leaves alone, and that it tells killed from survived."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+SOURCE = '''
+"""A module."""
+LIMIT: int = 3
+
+def f(a: int, b=True):
+    """Doubles."""
+    if a < LIMIT and not b:
+        raise ValueError(f"{a + 1}: below {LIMIT - 1}")
+    print(a)
+    a.clear()
+    return -max(a, 2) * 4
+'''
+
+
+@pytest.fixture
+def mutants(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    yield importlib.import_module("mutants")
+    sys.modules.pop("mutants")
+
+
+def test_each_change_is_one_and_messages_and_types_are_left_alone(mutants):
+    found = mutants.mutants_of("nn/some.py", SOURCE)
+    texts = [ast.unparse(mutants.mutated(SOURCE, mutant.place)) for mutant in found]
+    plain = ast.unparse(ast.parse(SOURCE))
+    lines = [[(a, b) for a, b in zip(plain.splitlines(), text.splitlines(), strict=True) if a != b] for text in texts]
+    assert all(len(changed) == 1 for changed in lines)
+    assert len(set(texts)) == len(texts)
+    changes = ["4 for 3", "False for True", "condition the other way round", "Or for And", "LtE for Lt", "left out: a.clear()"]
+    changes += ["minus left out", "Div for Mult", "min for max", "3 for 2", "5 for 4"]
+    assert sorted(mutant.change for mutant in found) == sorted(changes)
+    assert found[0].module == "mobile_cv_nas.nn.some"
+
+
+def test_the_core_has_mutants_enough_and_the_choice_is_repeatable(mutants):
+    first, more = mutants.chosen(200, 0, []), mutants.chosen(300, 0, [])
+    assert more[:200] == first
+    assert len({mutant.key for mutant in more}) == 300
+    assert {mutant.file.split("/")[0] for mutant in first} == set(mutants.ROOMS)
+    assert all(mutants.tests_of(mutant.file) for mutant in more)
+    assert {mutant.file for mutant in mutants.chosen(9, 0, ["nn/shapes.py"])} == {"nn/shapes.py"}
+
+
+def test_the_report_has_shares_and_survivors(mutants):
+    results = [
+        {"key": "nn/a.py:1:0: x", "killed": True},
+        {"key": "nn/a.py:2:1: y", "killed": False},
+        {"key": "arch/b.py:1:0: z", "killed": True},
+    ]
+    text = mutants.report(results)
+    assert "nn            1 of    2 killed, 50.0%" in text
+    assert "all           2 of    3 killed, 66.7%" in text
+    assert text.endswith("survived: nn/a.py:2:1: y")
+
+
+@pytest.mark.slow
+def test_a_run_tells_killed_from_survived_and_goes_on(tmp_path):
+    output = tmp_path / "out.jsonl"
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        str(ROOT / "benchmarks/mutants.py"),
+        "--output",
+        str(output),
+        "--only",
+        "nn/shapes.py",
+        "--count",
+    ]
+    done = subprocess.run([*command, "1"], capture_output=True, text=True, check=True)
+    (line,) = output.read_text().splitlines()
+    assert json.loads(line)["killed"] == ("SURVIVED" not in done.stdout)
+    again = subprocess.run([*command, "1"], capture_output=True, text=True, check=True)
+    assert output.read_text().splitlines() == [line]
+    assert again.stdout.splitlines()[-1] in done.stdout

@@ -1,0 +1,174 @@
+"""Objectives beside MACs and parameters: latency, a sum of one's own, peak memory; targets and limits of them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from latency import made_up, random_table
+from spaces import DEEP, members, parsed, random_alphas, samples
+
+import mobile_cv_nas as nas
+from mobile_cv_nas.errors import InputError
+from mobile_cv_nas.networks.additive import extreme
+from mobile_cv_nas.nn.heads import HeadDef
+from mobile_cv_nas.search.goal import check_target
+from mobile_cv_nas.search.memory import PeakMemory, _Bound
+from mobile_cv_nas.search.objective import forget_objective, objective_of, parse_limits, parse_target, register_objective
+from mobile_cv_nas.search.options import SearchOptions
+
+HEAD = HeadDef("classifier", 10)
+# Every kind of choice, in 576 combinations.
+SMALL = {
+    "name": "small",
+    "input_size": [16, 24, 8],
+    "stages": [
+        [["conv_k3_hs", 8, 2]],
+        [[["ir_k3", "ir_k5_se_hs", "skip"], [8, 16, 8], 1, 1, {"expansion": [1, 3, 2]}]],
+        [[["ir_k3_sehsig", "ir_k7_se_hs"], [8, 16, 8], 2, 1, {"expansion": [1, 3, 2]}], [["ir_k3", "conv_k3_hs", "skip"], 16, 1, 1]],
+    ],
+}
+
+
+class Energy:
+    """Microjoules: five a million multiply-accumulates, and one each time a block is started."""
+
+    constant = 2.0
+
+    def block(self, cells):
+        return 1.0 + 5e-6 * sum(one.macs for one in cells.operators())
+
+    def head(self, cells):
+        return 5e-6 * sum(one.macs for one in cells.operators())
+
+
+@pytest.fixture
+def energy():
+    register_objective("energy", Energy(), "uJ")
+    yield
+    forget_objective("energy")
+
+
+def test_a_sum_of_ones_own_is_an_objective(energy) -> None:
+    space = parsed(SMALL)
+    assert parse_target("5.5 uJ") == (5.5, "energy")
+    goal = check_target(SearchOptions(5.5, "energy", tolerance=0.5), space, HEAD)
+    supernet = nas.build_supernet(space, head=HEAD)
+    random_alphas(supernet)
+    probabilities, parts, costs = supernet.probabilities(), [], []
+    for picks, arch in members(space):
+        blocks = sum(layer.names[0] != "skip" for layer in arch.layers)
+        by_hand = 2.0 + blocks + 5e-6 * arch.cost(10).macs
+        costs.append(goal.cost(space, arch))
+        assert costs[-1] == pytest.approx(by_hand, rel=1e-12)
+        parts.append(math.prod(float(probabilities[name][i]) for name, i in picks.items()) * by_hand)
+    assert goal.expected(supernet).item() == pytest.approx(math.fsum(parts), rel=1e-12)
+    assert goal.by.ends(space, HEAD, 3) == (min(costs), max(costs))
+    with pytest.raises(
+        InputError, match=r"SEARCH.TARGET: 99.00 uJ is out of the reach of the space: its networks have \d.\d\d to \d.\d\d with"
+    ):
+        check_target(SearchOptions(99, "energy"), space, HEAD)
+
+
+def test_what_cannot_be_registered(energy) -> None:
+    for name, function, unit, words in [
+        ("energy", Energy(), "J", "that is not macs"),
+        ("a b", Energy(), "J", "letters, digits"),
+        ("more", Energy(), "ms", "give letters that are not one of"),
+        ("more", Energy(), "uJ", "give letters that are not one of"),
+        ("more", object(), "J", "object has no constant"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            register_objective(name, function, unit)
+
+
+@pytest.mark.parametrize("table", [SMALL, DEEP], ids=["small", "deep"])
+def test_the_extremes_of_a_space_by_latency(table: dict) -> None:
+    space, function = parsed(table), random_table()
+    low, high = (function.latency(extreme(function, space, HEAD, 3, largest), head=HEAD) for largest in (False, True))
+    found = [function.latency(arch, head=HEAD) for arch in samples(space, 100)]
+    assert low <= min(found) < max(found) <= high
+    if table is SMALL:
+        every = [function.latency(arch, head=HEAD) for _, arch in members(space)]
+        assert (low, high) == (min(every), max(every))
+
+
+def test_peak_memory_by_hand() -> None:
+    rows = [[["conv_k3_hs", 8, 2]], [["ir_k5_se_hs", 8, 1, 1, {"hidden": 24, "squeeze": 8}], ["ir_k3", 16, 2, 1, {"hidden": 40}]]]
+    arch = nas.ArchDef.parse({"input_size": 16, "stages": rows})
+    stem = 3 * 256 + 8 * 64
+    first = 8 * 64 + 24 * 64 + 24 * 64  # the input is added at the end; both maps of the depthwise convolution
+    second = 40 * 64 + 40 * 16  # the input is gone
+    assert objective_of("memory").cost(arch, HEAD, 3) == max(stem, first, second) == second + 384
+    rows[1][0][4]["hidden"] = 8  # on one pixel the vectors of a squeeze-and-excite outweigh its maps
+    one = nas.ArchDef.parse({"input_size": 1, "stages": [[["ir_k3_se", 4, 1, 1, {"hidden": 30, "squeeze": 90}]]]})
+    assert objective_of("memory").cost(one, HEAD, 3) == 30 + 30 + 90
+    two = nas.ArchDef.parse({"input_size": 1, "stages": [[["conv_k3", 4, 1]], [["ir_k3_se", 4, 1, 1, {"hidden": 30, "squeeze": 90}]]]})
+    assert objective_of("memory").cost(two, HEAD, 3) == 4 + 30 + 30 + 90
+
+
+def test_expected_peak_memory_is_exact_where_it_is_enumerated_and_bounded_elsewhere() -> None:
+    space, memory = parsed(SMALL), PeakMemory()
+    supernet = nas.build_supernet(space, head=HEAD)
+    random_alphas(supernet)
+    probabilities = supernet.probabilities()
+    every = [(math.prod(float(probabilities[n][i]) for n, i in picks.items()), memory.cost(a, HEAD, 3)) for picks, a in members(space)]
+    exact = math.fsum(p * cost for p, cost in every)
+    assert memory.exact(supernet)
+    assert memory.expected(supernet, noise=False).item() == pytest.approx(exact, rel=1e-12)
+    assert memory.ends(space, HEAD, 3) == (min(c for _, c in every), max(c for _, c in every))
+    bound = _Bound(memory, supernet)
+    assert exact <= bound(supernet, False).item() <= 1.5 * exact
+    for arch in samples(space, 20):
+        supernet.select(arch)
+        cost = memory.cost(arch, HEAD, 3)
+        assert memory.expected(supernet, noise=True).item() == cost
+        assert bound(supernet, True).item() == cost
+    supernet.sample(2.0)
+    for function in (memory.expected, bound):
+        supernet.zero_grad()
+        function(supernet, True).backward()
+        learns = {name for name, alpha in supernet.alphas().items() if alpha.grad is not None and alpha.grad.any()}
+        assert {"input_size", "s1b0.block", "s1b0.hidden", "s2b0.hidden"} <= learns  # widths of small maps have no part in the peak
+    assert not memory.exact(nas.build_supernet(parsed(DEEP), head=HEAD))
+
+
+def test_limits_are_at_most() -> None:
+    space = parsed(SMALL)
+    table = random_table()
+    options = SearchOptions(60_000, "macs", table=table, limits={"params": "4k", "latency": "0.15 ms"}, tolerance=0.3)
+    goal = check_target(options, space, HEAD)
+    supernet = nas.build_supernet(space, head=HEAD)
+    assert [one.objective for one in goal.limits] == ["params", "latency"]
+    over = [max(0.0, one.measure.expected(supernet, True).item() / one.most - 1) for one in goal.limits]
+    term = abs(supernet.cost().macs.item() / 60_000 - 1) + sum(over)
+    assert goal.term(supernet).item() == pytest.approx(term)
+    for arch in samples(space, 50):
+        kept = arch.cost(10).params <= 4000 and table.latency(arch, 10) <= 0.15
+        assert goal.allows(arch) == kept
+        assert goal.costs(arch) == {"macs": arch.cost(10).macs, "params": arch.cost(10).params, "latency": table.latency(arch, 10)}
+    for changes, words in [
+        ({"limits": {"macs": "60k"}}, "SEARCH.LIMITS: macs: it has the target"),
+        ({"limits": {"watts": "1"}}, "SEARCH.LIMITS: 'watts' is no objective"),
+        ({"limits": {"params": "8 ms"}}, "SEARCH.LIMITS: params: '8 ms' is a limit of latency"),
+        ({"limits": ["params: 1"]}, "SEARCH.LIMITS: params: 1 parameters is less than any network of the space"),
+        ({"limits": ["latency: 8 ms"], "table": ""}, "SEARCH.TABLE: empty"),
+        ({"objective": "latency", "table": "nowhere.json"}, "nowhere.json"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            check_target(SearchOptions(**{"target": 60_000, "tolerance": 0.3, **changes}), space, HEAD)
+    assert parse_limits(["macs: 60M", "latency: 8 ms"]) == {"macs": 60e6, "latency": 8.0}
+
+
+def test_latency_at_soft_gates_pulls_away_from_dear_blocks() -> None:
+    """The gradient of a made-up device's milliseconds, whose 5x5 kernels are dear, falls on the alphas of these."""
+    space = parsed(SMALL)
+    supernet = nas.build_supernet(space, head=HEAD)
+    goal = check_target(SearchOptions(8, "latency", table=made_up({"depthwise5": {"one": 10.0}})), space, HEAD)
+    goal.expected(supernet).backward()
+    gradient = supernet.alphas()["s1b0.block"].grad
+    names = space.layers[1].names
+    assert gradient is not None
+    assert int(gradient.argmax()) == names.index("ir_k5_se_hs")
+    assert torch.equal(gradient > 0, torch.tensor([name == "ir_k5_se_hs" for name in names]))
