@@ -12,11 +12,11 @@ from typing import Any
 
 from ..arch.layer import map_sizes
 from ..errors import require
-from ..files import atomic_write
+from ..files import atomic_write, read_yaml
 from ..nn.choice import Choice
 from . import svg
 from .network import block_rows
-from .run import RunFiles, read_run, score_rows
+from .run import FRONT, RunFiles, read_run, score_rows
 from .tables import name_of
 
 REPORT = "report.html"
@@ -104,7 +104,13 @@ def _summary(run: RunFiles) -> list[tuple[str, str, str]]:
         found.append((name, value, remark))
     for key in ("macs", "params"):
         if key in result:
-            off = f"{result[key] / result['target'] - 1:+.1%} against the target" if result.get("objective") == key else ""
+            off = (
+                f"{result.get('counted', result[key]) / result['target'] - 1:+.1%} against the target"
+                if result.get("objective") == key
+                else ""
+            )
+            if off and "counted" in result:
+                off += f", with {result['target_classes']:,} classes {result['counted']:,}"
             found.append((_UNITS[key], f"{result[key]:,}", off))
     if "target" in result:
         how = "argmax of the alphas"
@@ -257,6 +263,13 @@ def _command(run: RunFiles) -> str:
         tool = "tools/train_segmenter.py" if run.keys["HEAD.NAME"] in ("lraspp", "deeplabv3") else "tools/train_detector.py"
     if run.about.get("options", {}).get("kind") == "derivation":
         return f"python tools/derive_net.py {run.folder.parent} --target {_plain_target(run.result)} --train --output another_folder"
+    front = run.folder.parent / FRONT
+    if run.config and not run.front and front.is_file() and any(row["folder"] == run.folder.name for row in read_yaml(front)):
+        whole = run.folder.parent / "config.yaml"
+        return (
+            f"python {tool} --config-file {whole} OUTPUT_DIR another_folder  # the search for all targets, as it was run\n"
+            f"python {tool} --config-file {run.folder / 'config.yaml'} OUTPUT_DIR another_folder  # a search for this target alone"
+        )
     if run.config:
         return f"python {tool} --config-file {run.folder / 'config.yaml'} OUTPUT_DIR another_folder"
     keys = {key.rpartition(".")[2].lower(): value for key, value in run.keys.items() if key.startswith("SEARCH.")}

@@ -32,15 +32,16 @@ def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, f
         return _stopped(result)
     if "targets" in result:
         return _targets_table(result["targets"], folder, seconds)
-    cost, key = result[result["objective"]], next((k for k in ("top1", "miou", "ap50") if f"val_{k}" in result), "")
-    how = "argmax of the alphas"
-    if result["derived"] == "sampled":
-        how = f"best of {result['candidates_compared']} compared, {result['candidates_within']} near the target"
+    cost, key = result.get("counted", result[result["objective"]]), next((k for k in ("top1", "miou", "ap50") if f"val_{k}" in result), "")
+    how, compared = result["derived_in_words"], result["candidates_compared"]
+    if compared:
+        how += f", best of {compared} compared, {result['candidates_within']} near the target"
     scores = [(of, prefix + key) for of, prefix in (("test", ""), ("validation", "val_")) if prefix + key in result]
     return table(
         [
             *((f"{of} {name_of(key)}", f"{result[name]:.4f}") for of, name in scores),
             *_costs(result),
+            *_counted(result),
             *_aim(result, cost),
             ("derived", how),
             *_decided(result.get("entropy")),
@@ -59,7 +60,7 @@ def _targets_table(found: Sequence[Mapping[str, Any]], folder: str, seconds: tup
     columns = [(of, prefix + key) for of, prefix in (("test", ""), ("validation", "val_")) if key and prefix + key in found[0]]
     rows = []
     for one in found:
-        off = f"{one[one['objective']] / one['target'] - 1:+.1%}"
+        off = f"{one.get('counted', one[one['objective']]) / one['target'] - 1:+.1%}"
         rows.append([one["folder"], f"{one['macs']:,}", f"{one['params']:,}", off, *(f"{one[name]:.4f}" for _, name in columns)])
     heads = ["target", "MACs", "parameters", "off", *(f"{of} {name_of(key)}" for of, _ in columns)]
     align = ["left", *["right"] * (len(heads) - 1)]
@@ -114,6 +115,13 @@ def _decided(entropy: float | None) -> list[tuple[str, str]]:
 
 def _costs(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("MACs", f"{result['macs']:,}"), ("parameters", f"{result['params']:,}")]
+
+
+def _counted(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the target is compared with, where that is no cost of the network that was trained."""
+    if "counted" not in result:
+        return []
+    return [(f"{_UNITS[result['objective']]} with {result['target_classes']:,} classes", f"{result['counted']:,}")]
 
 
 def _stopped(result: Mapping[str, Any]) -> str:

@@ -109,6 +109,18 @@ def each_target(options: SearchOptions) -> dict[str, SearchOptions]:
     return found
 
 
+def counted_head(head: HeadDef, options: SearchOptions) -> HeadDef:
+    """The head that costs are counted under: that of the search, with as many classes as the target is meant for.
+
+    Raises InputError where the options have classes, and the head is no classifier.
+    """
+    if not options.target_classes:
+        return head
+    if head.name != "classifier" or options.target_classes < 0:
+        raise InputError(f"SEARCH.TARGET_CLASSES: {options.target_classes}: a number of classes, of a classifier; the head is {head.name}")
+    return replace(head, num_classes=options.target_classes)
+
+
 def check_target(options: SearchOptions, space: SearchSpace, head: HeadDef, in_channels: int = 3, source: str = "the space") -> Goal:
     """The goal of a search. Raises InputError, which gives the range, if no arch of the space can meet it."""
     if not space.choices:

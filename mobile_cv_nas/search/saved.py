@@ -22,7 +22,7 @@ from ..tasks.build import make_task
 from ..tasks.options import HeadOptions
 from ..tasks.task import SupernetOptions, Task
 from ..training.options import Recipe, TrainOptions
-from .goal import Goal, limits_of
+from .goal import Goal, counted_head, limits_of
 from .objective import objective_of
 from .options import SearchOptions
 
@@ -65,7 +65,9 @@ class SavedSearch:
         o = self.options
         supernet = self.task.supernet(self.space, SupernetOptions(o.sharing, o.recompute, o.resolution))
         supernet.load_state_dict(dict(self.weights))
-        set_alphas(supernet, (target or self.targets[0]).alphas)
+        chosen = target or self.targets[0]
+        supernet.count_under(chosen.goal.head)
+        set_alphas(supernet, chosen.alphas)
         return supernet
 
 
@@ -129,7 +131,8 @@ def load_search(run: str | os.PathLike) -> SavedSearch:
     task = make_task(saved["classes"], head, saved["mean"], saved["std"])
     kept = Recipe(TrainOptions(**recipe["train"]), DataOptions(**recipe["data"]), head, seed=recipe["seed"])
     options = SearchOptions(**content["options"])
-    targets = tuple(_target(one, task.head_def(space), task.in_channels, options) for one in content["targets"])
+    head_def = counted_head(task.head_def(space), options)
+    targets = tuple(_target(one, head_def, task.in_channels, options) for one in content["targets"])
     if name:
         targets = tuple(one for one in targets if one.name == name)
         if not targets:

@@ -16,6 +16,7 @@ import mobile_cv_nas as nas
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.config.keys import DETECTORS, SEGMENTERS
 from mobile_cv_nas.data.voc import VOC_CLASSES
+from mobile_cv_nas.files import read_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = ["DATA.WORKERS", "0", "DATA.CLASS_FRACTION", "0.5", "RUNTIME.DEVICE", "cpu"]
@@ -29,9 +30,8 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("letter", ["f", "l", "p"])
-def test_search(letter: str, images: Path, tmp_path: Path) -> None:
+def one_epoch(images: Path, tmp_path: Path) -> list[str]:
+    """KEY VALUE pairs of a search and a training of one epoch on two of the four classes."""
     options = [*SMALL, "DATA.ROOT", str(images), "OUTPUT_DIR", str(tmp_path / "out"), "SEARCH.EPOCHS", "1", "SEARCH.WARMUP_FRACTION", "0.0"]
     # Two classes of eight images: two steps of four for the weights, two for the alphas.
     options += [
@@ -47,7 +47,13 @@ def test_search(letter: str, images: Path, tmp_path: Path) -> None:
         "8",
     ]
     options += ["SEARCH.RECALIBRATION_IMAGES", "4", "TRAIN.EPOCHS", "1", "TRAIN.BATCH_SIZE", "8", "TRAIN.WARMUP_EPOCHS", "0.0"]
-    options += ["SEARCH.SHARING", "full", "SEARCH.RESOLUTION", "sampled"]  # the paper's modes take minutes on a CPU
+    return [*options, "SEARCH.SHARING", "full", "SEARCH.RESOLUTION", "sampled"]  # the paper's modes take minutes on a CPU
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("letter", ["f", "l", "p"])
+def test_search(letter: str, images: Path, tmp_path: Path) -> None:
+    options = one_epoch(images, tmp_path)
     cfg = load_config(CONFIGS / f"search/fbnetv2_{letter}_imagenet.yaml", options)
     result = search_and_train(cfg)
     assert result["finished"]
@@ -56,6 +62,45 @@ def test_search(letter: str, images: Path, tmp_path: Path) -> None:
     assert all(r["weight_loss"] > 0 and r["alpha_loss"] > 0 for r in records if r["phase"] == "search")
     space = nas.SearchSpace.load(CONFIGS / f"spaces/fbnetv2_{letter}.yaml")
     assert space.contains(nas.ArchDef.load(tmp_path / "out/arch.yaml"))
+
+
+FAMILIES = {
+    "p": ("params", 288, {"2.64M": 2.64e6, "2.99M": 2.99e6, "4M": 4.0e6}),
+    "f": ("macs", None, {"56M": 56e6, "85M": 85e6, "122M": 122e6, "238M": 238e6}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("letter", FAMILIES)
+def test_family(letter: str, images: Path, tmp_path: Path) -> None:
+    objective, size, targets = FAMILIES[letter]
+    options = one_epoch(images, tmp_path)
+    options[options.index("SEARCH.TOLERANCE") + 1] = "0.05"
+    options[options.index("SEARCH.DRAWS") + 1] = "300"
+    cfg = load_config(CONFIGS / f"search/fbnetv2_{letter}_family.yaml", options, "search")
+    assert search_and_train(cfg)["finished"]
+    front = read_yaml(tmp_path / "out/front.yaml")
+    assert [(row["folder"], row["target"], row["objective"]) for row in front] == [(*pair, objective) for pair in targets.items()]
+    for row in front:
+        model = nas.load(tmp_path / "out" / row["folder"])
+        assert size in (None, model.arch.input_size)
+        assert len(model.classes) == 2
+        assert (row["macs"], row["params"]) == (model.count().macs, model.count().params)
+        published = nas.count(nas.build_model(model.arch, num_classes=1000), model.arch.input_size)
+        assert abs(getattr(published, objective) / row["target"] - 1) <= 0.05
+        assert json.loads((tmp_path / "out" / row["folder"] / "result.json").read_text())["counted"] == getattr(published, objective)
+
+
+def test_families_differ_from_the_single_searches_in_their_targets_alone() -> None:
+    for letter, (objective, _, targets) in FAMILIES.items():
+        family, single = (load_config(CONFIGS / f"search/fbnetv2_{letter}_{kind}.yaml", (), "search") for kind in ("family", "imagenet"))
+        assert (objective, list(targets.values()), 1000) == (family.SEARCH.OBJECTIVE, family.SEARCH.TARGETS, family.SEARCH.TARGET_CLASSES)
+        family.SEARCH.TARGET, family.SEARCH.TARGETS, family.SEARCH.TARGET_CLASSES = single.SEARCH.TARGET, [], 0
+        family.SEARCH.SPACE, family.OUTPUT_DIR = single.SEARCH.SPACE, single.OUTPUT_DIR
+        assert family == single
+    free, fixed = (nas.SearchSpace.load(CONFIGS / f"spaces/fbnetv2_{name}.yaml").to_dict() for name in ("p", "p288"))
+    assert fixed["input_size"] == 288
+    assert free["stages"] == fixed["stages"]
 
 
 def test_the_searches_differ_in_space_objective_and_target_alone() -> None:

@@ -139,6 +139,14 @@ def test_names_from_files_cannot_become_markup(run: Path, tmp_path: Path) -> Non
     assert "&lt;script&gt;alert(1)" in text
 
 
+def test_the_page_of_one_target_names_the_command_of_the_whole_search(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "family" / "12k")
+    (tmp_path / "family" / "front.yaml").write_text("- {folder: 12k}\n")
+    text = write_report(folder).read_text()
+    assert f"--config-file {tmp_path / 'family' / 'config.yaml'}" in text
+    assert f"--config-file {folder / 'config.yaml'}" in text
+
+
 def test_a_run_from_python_has_a_page_without_a_config_file(run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
     (folder / "config.yaml").unlink()

@@ -238,6 +238,39 @@ def test_target_and_targets_from_python_are_not_both_taken(tmp_path: Path) -> No
         nas.search("digits", [], targets=["50M", "2M params"], output=tmp_path / "out")
 
 
+def test_a_target_of_networks_with_more_classes_than_are_searched_on(tmp_path: Path) -> None:
+    searcher = build_searcher(
+        tiny_cfg(tmp_path, "SEARCH.TARGETS", "[1500, 2000]", "SEARCH.OBJECTIVE", "params", "SEARCH.TARGET_CLASSES", 40)
+    )
+    supernet, rng = searcher.supernet, random.Random(0)
+    assert supernet(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
+    for _ in range(5):
+        arch = supernet.space.sample(rng)
+        supernet.select(arch)
+        counted = nas.count(nas.build_model(arch, num_classes=40), 8)
+        cost = supernet.cost()
+        assert (int(cost.macs), int(cost.params)) == (counted.macs, counted.params)
+        assert [turn.goal.cost(supernet.space, arch) for turn in searcher.turns] == [counted.params] * 2
+    options = ["SEARCH.TARGET_CLASSES", "40", "HEAD.NAME", "lraspp", "DATA.DATASET", "digit_scenes"]
+    with pytest.raises(ConfigError, match=r"TARGET_CLASSES: 40 does nothing with HEAD\.NAME lraspp"):
+        load_config(None, options)
+
+
+def test_a_search_for_a_target_with_more_classes_says_both_costs(tmp_path: Path) -> None:
+    pairs = ("SEARCH.TARGET_CLASSES", 100, "SEARCH.TARGET", 13000, "SEARCH.EPOCHS", 1)
+    result = search_and_train(tiny_cfg(tmp_path, *pairs))
+    arch = nas.ArchDef.load(tmp_path / "run/arch.yaml")
+    counted, own = (nas.count(nas.build_model(arch, num_classes=count), 8) for count in (100, 10))
+    assert abs(counted.macs / 13000 - 1) <= 0.2
+    assert (result["counted"], result["target_classes"]) == (counted.macs, 100)
+    assert (result["macs"], result["params"]) == (own.macs, own.params)
+    assert f"with 100 classes {counted.macs:,}" in (tmp_path / "run/report.html").read_text()
+    saved = load_search(tmp_path / "run")
+    supernet = saved.supernet()
+    supernet.select(arch)
+    assert int(supernet.cost().macs) == counted.macs == saved.targets[0].goal.cost(saved.space, arch)
+
+
 # -- fronts ------------------------------------------------------------------------------------------------------------
 
 
