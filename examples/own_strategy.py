@@ -27,8 +27,9 @@ STRATEGIES._do_register("curious", Curious)
 
 digits = load_digits()
 pairs = [((image * 15).astype("uint8"), int(label)) for image, label in zip(digits.images, digits.target)]
+folder = sys.argv[1] if len(sys.argv) > 1 else "output/curious"
 result = nas.search(
-    "digits", pairs[:600], pairs[600:800], target="400e3 macs", strategy="curious", output=sys.argv[1] if len(sys.argv) > 1 else "output/curious",
+    "digits", pairs[:600], pairs[600:800], target="400e3 macs", strategy="curious", output=folder,
     epochs=2, batch_size=32, tolerance=0.3, candidates=2, draws=200, child={"epochs": 1},
 )  # fmt: skip
 print(result.arch, result.cost)
