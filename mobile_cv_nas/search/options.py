@@ -11,10 +11,10 @@ class SearchOptions:
     """A search; the keys of SEARCH say the same."""
 
     target: float = 400_000.0  # multiply-adds or parameters the derived network shall have
-    targets: tuple[float, ...] = ()  # several targets in place of one: they share the weights, and each has alphas of its own
     objective: str = "macs"  # macs | params | latency | memory, or one that was registered: the cost that target limits
     table: Any = ""  # of latency: a file of tools/latency.py, the name of a shipped one, or a LatencyTable
     limits: Any = ()  # at most so much of other costs: {"macs": "60M", "params": "4M"}, or "macs: 60M", ...
+    targets: tuple[float, ...] = ()  # several targets in place of one: they share the weights, and each has alphas of its own
     target_classes: int = 0  # of the network that the target is of, where the searched images have fewer; 0: as many as these
     strategy: str = "dmasking"  # one of search.strategies.STRATEGIES
     cost_weight: float = 1.0  # of |cost / target - 1| beside the cross-entropy
@@ -44,6 +44,7 @@ class SearchOptions:
     ranking_images: int = 0  # random validation images that candidates are compared on; 0 = all
     arch: str = ""  # single: arch file or zoo name to take; "": a uniformly scaled one at the target
     random_archs: int = field(default=16, metadata={"key": "SEARCH.RANDOM.ARCHS"})  # random: archs at the target that are trained
+    samples: int = field(default=16, metadata={"key": "SEARCH.PREDICTOR.SAMPLES"})  # predictor: archs at the target that it learns from
     population: int = field(default=32, metadata={"key": "SEARCH.EVOLUTION.POPULATION"})  # evolution: archs of a generation
     generations: int = field(default=10, metadata={"key": "SEARCH.EVOLUTION.GENERATIONS"})  # evolution: after the first
     mutation: float = field(default=0.1, metadata={"key": "SEARCH.EVOLUTION.MUTATION"})  # evolution: probability of each choice
