@@ -15,7 +15,7 @@ from mobile_cv_nas.networks.backbone import FeatureBackbone
 from mobile_cv_nas.networks.build import build_model
 
 from .card import Card, ZooError, get_card
-from .weights import load_state, read_state
+from .weights import load_weights, read_state
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def fbnet_builder(
             num_classes = None  # the head is left out
     network = build_model(arch, own[0] if num_classes is None else num_classes, own[1] if in_channels is None else in_channels)
     if state is not None:
-        load_state(network, state)
+        load_weights(network, card, state=state)
     return FeatureBackbone(network, out_indices) if features_only else network
 
 

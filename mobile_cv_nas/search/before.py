@@ -29,7 +29,7 @@ sampled, expected, argmax    cost of the gates that were drawn, under the softma
 def search_start(run: SearchRun, folder: str | os.PathLike, train_child: bool = True) -> Start:
     """Before a search, measured on a few steps of a supernet, and of a child near the target, that are thrown away."""
     runtime, epochs = run.runtime, run.options.epochs
-    searcher = Searcher(run.space, run.task, run.data, run.goals, run.options, run.recipe, runtime)
+    searcher = Searcher(run.task, run.data, run.goals, run.options, run.recipe, runtime, run.space, run.given)
     stages = []
     for phase in searcher.phases:
         times = sum(phase.runs(epoch) for epoch in range(epochs))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arch import ArchDef
+from ..data.bands import as_picture
 from ..data.images import BadImage, open_image
 from ..data.transforms import Preprocess
 from ..deploy.file_network import FileNetwork, OnnxNetwork, PteNetwork
@@ -104,8 +105,8 @@ class Model:
                 raise InputError(
                     "this network was trained on tensors that a Dataset of its own prepared; give float tensors (C, H, W) made alike"
                 )
-            picture = read_picture(image, self.transform.background)
-            pictures.append(picture)
+            picture = read_picture(image, self.transform.background, self.task.in_channels)
+            pictures.append(as_picture(picture))
             inputs.append(self.transform(picture).to(self.device))
         return self.task.predict(self.network, pictures, inputs, options) if pictures else []
 
@@ -136,10 +137,10 @@ class Model:
         save_model(path, self.network, self.arch, self.task, self.transform, self.about)
 
 
-def read_picture(image: Any, background: str = "white") -> Any:
-    """A PIL image in RGB, by the reader of training. Raises InputError, which names a file and says why it is no image."""
+def read_picture(image: Any, background: str = "white", channels: int | None = None) -> Any:
+    """An image by the reader of training, see `open_image`. Raises InputError, which names a file and says why it is no image."""
     try:
-        return open_image(image, background)
+        return open_image(image, background, channels)
     except BadImage as error:
         name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"a {type(image).__name__}"
         raise InputError(f"{name}: no image that can be read: {error}; give a JPEG or PNG, say") from None
