@@ -44,7 +44,7 @@ def measure(config: str, steps: int, folder: Path) -> list[int]:
     cfg = load_config(config, ["OUTPUT_DIR", str(folder), "SEARCH.EPOCHS", str(steps), "SEARCH.WARMUP_FRACTION", "0"])
     recipe = recipe_of(cfg)
     run = SearchRun(find_space(cfg.SEARCH.SPACE), build_data(recipe.data), search_options(cfg), recipe)
-    searcher = Searcher(run.space, run.task, run.data, run.goals, run.options, recipe, run.runtime)
+    searcher = Searcher(run.task, run.data, run.goals, run.options, recipe, run.runtime, run.space)
     stop, sizes = StopRequest(cfg.CHECKPOINT.MINUTES), []
 
     def watched(phase: Any) -> Any:

@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 import mobile_cv_nas as nas
 from mobile_cv_nas.commands.options import recipe_of, search_options
 from mobile_cv_nas.commands.search_net import search_from
-from mobile_cv_nas.config import load_config
+from mobile_cv_nas.config import get_cfg, load_config
 from mobile_cv_nas.engine.loop import Loop
 from mobile_cv_nas.engine.run_folder import open_run
 from mobile_cv_nas.engine.stop import StopRequest
@@ -51,6 +51,20 @@ def tiny_cfg(folder: Path, *opts: Any) -> CfgNode:
     return load_config(None, tiny_options(folder, *opts))
 
 
+SHORT = ["SEARCH.EPOCHS", 2, "SEARCH.TOLERANCE", 0.05, "SEARCH.WARMUP_FRACTION", 0.5, "SEARCH.DRAWS", 500, "SEARCH.CANDIDATES", 3]
+SHORT += ["SEARCH.EVOLUTION.POPULATION", 4, "SEARCH.EVOLUTION.GENERATIONS", 2, "SEARCH.RANDOM.ARCHS", 4]
+
+
+def short(folder: Path, name: str, *opts: Any) -> CfgNode:
+    """A search of `TINY` by a strategy for two epochs; `opts` are keys that go with `dmasking` or have their place in a file."""
+    (folder / "tiny.yaml").write_text(TINY)
+    cfg = get_cfg()
+    pairs = ["SEARCH.SPACE", str(folder / "tiny.yaml"), "OUTPUT_DIR", str(folder / "run"), "SEARCH.TARGET", 17000.0, "TRAIN.EPOCHS", 1]
+    pairs += ["RUNTIME.DEVICE", "cpu", "SEARCH.STRATEGY", name, *SHORT]
+    cfg.merge_from_list([*pairs, *(str(value) if isinstance(value, Path) else value for value in opts)])
+    return cfg
+
+
 def search_of(cfg: CfgNode) -> SearchRun:
     """The search that a config describes, not begun."""
     recipe = recipe_of(cfg)
@@ -61,7 +75,7 @@ def search_of(cfg: CfgNode) -> SearchRun:
 def build_searcher(cfg: CfgNode) -> Searcher:
     """What a search's loop works on."""
     run = search_of(cfg)
-    return Searcher(run.space, run.task, run.data, run.goals, run.options, run.recipe, run.runtime)
+    return Searcher(run.task, run.data, run.goals, run.options, run.recipe, run.runtime, run.space)
 
 
 def loop_of(searcher: Searcher, folder: Path) -> Loop:

@@ -14,7 +14,7 @@ from ..errors import FileError, InputError, did_you_mean, shown
 from ..files import parse_yaml, read_yaml
 
 # Definition files are found from the config file that names them; data and output from the current folder.
-PATHS = ("MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE", "SEARCH.TABLE")
+PATHS = ("MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE", "SEARCH.ARCH", "SEARCH.TABLE")
 COMMAND_LINE = "command line"  # as the source of a value
 _UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}  # of SEARCH.TARGET and SEARCH.TARGETS
 _FLOATS = ("SEARCH.TARGETS",)  # lists that are empty by default, of any numbers

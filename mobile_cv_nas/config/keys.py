@@ -8,7 +8,9 @@ from yacs.config import CfgNode
 
 DETECTORS = ("faster_rcnn", "retinanet", "ssdlite")
 SEGMENTERS = ("lraspp", "deeplabv3")
-STRATEGIES = ("dmasking",)  # of a search
+ALPHAS = ("dmasking", "dnas", "darts", "proxyless", "reinforce", "single_path")  # strategies with alphas
+SUPERNETS = (*ALPHAS, "one_shot")  # those that train a supernet
+STRATEGIES = (*SUPERNETS, "random", "single")  # of a search
 EXPORTS = ("onnx", "pte", "mlpackage")  # kinds of files for other runtimes
 DENSE = ("coco", "voc", "digit_scenes")  # data sets whose labels are boxes or masks
 
@@ -85,6 +87,23 @@ _C.SEARCH.DRAWS = 2000  # archs drawn where the most probable one misses the tar
 _C.SEARCH.CANDIDATES = 32  # of these, how many are compared on validation images; without test images on those of alpha
 _C.SEARCH.RECALIBRATION_IMAGES = 512  # training images that renew a candidate's norm statistics
 _C.SEARCH.TOLERANCE = 0.05  # how far from the target a derived network may be, as a share of it
+_C.SEARCH.RANKING_IMAGES = 0  # random validation images that candidates are compared on; 0 = all
+_C.SEARCH.ARCH = ""  # single: arch file (relative to the config file) or zoo name to take; "": a uniformly scaled one at TARGET
+_C.SEARCH.RANDOM = CfgNode()
+_C.SEARCH.RANDOM.ARCHS = 16  # random: archs at TARGET that are trained, for EPOCHS in all
+_C.SEARCH.EVOLUTION = CfgNode()  # of one_shot
+_C.SEARCH.EVOLUTION.POPULATION = 32  # archs of a generation
+_C.SEARCH.EVOLUTION.GENERATIONS = 10  # after the first
+_C.SEARCH.EVOLUTION.MUTATION = 0.1  # probability of each choice to be drawn anew
+_C.SEARCH.ONE_SHOT = CfgNode()
+_C.SEARCH.ONE_SHOT.SANDWICH = False  # each step the largest arch, the smallest and two random ones, instead of one random
+_C.SEARCH.ONE_SHOT.DISTILL = False  # with SANDWICH: all but the largest learn from its probabilities
+_C.SEARCH.DARTS = CfgNode()
+_C.SEARCH.DARTS.SECOND_ORDER = False  # the alphas' gradient sees the weights' next step, for four passes instead of one
+_C.SEARCH.REINFORCE = CfgNode()  # of reinforce, and of proxyless with that gradient
+_C.SEARCH.REINFORCE.BASELINE = 0.95  # decay of the mean reward, which is subtracted
+_C.SEARCH.PROXYLESS = CfgNode()
+_C.SEARCH.PROXYLESS.GRADIENT = "gates"  # gates (of two sampled paths) | reinforce (of the reward of one)
 _C.SEARCH.CLIP_GRAD = 0.0  # largest gradient norm of the weights; 0 = off
 _C.SEARCH.ON_NAN = "stop"  # stop | skip: what to do with a step whose loss or gradient is not finite
 
@@ -140,6 +159,7 @@ CHOICES = {
     "DATA.AUGMENT": ("none", "affine", "crop", "randaugment"),
     "SEARCH.STRATEGY": STRATEGIES,
     "SEARCH.OBJECTIVE": ("macs", "params", "latency", "memory"),
+    "SEARCH.PROXYLESS.GRADIENT": ("gates", "reinforce"),
     "SEARCH.TEMPERATURE.SCHEDULE": ("geometric", "paper"),
     "SEARCH.SHARING": ("none", "full"),
     "SEARCH.RESOLUTION": ("all", "sampled"),
@@ -186,6 +206,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "SEARCH.CANDIDATES": (1, 1e6),
     "SEARCH.RECALIBRATION_IMAGES": (2, 1e7),
     "SEARCH.TOLERANCE": (TINY, 1),
+    "SEARCH.RANDOM.ARCHS": (1, 4096),
+    "SEARCH.EVOLUTION.POPULATION": (2, 1e5),
+    "SEARCH.EVOLUTION.GENERATIONS": (0, 1e5),
+    "SEARCH.EVOLUTION.MUTATION": (TINY, 1),
+    "SEARCH.REINFORCE.BASELINE": (0, 1 - 1e-9),
     "TRAIN.EPOCHS": (1, 1e6),
     "TRAIN.BATCH_SIZE": (2, 1e6),
     "TRAIN.LR": (TINY, 1e30),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from ..errors import did_you_mean, shown
 from .files import COMMAND_LINE, ConfigError, flatten
-from .keys import ANY, CHOICES, DENSE, DETECTORS, RANGES, SEGMENTERS, TINY, get_cfg
+from .keys import ALPHAS, ANY, CHOICES, DENSE, DETECTORS, RANGES, SEGMENTERS, STRATEGIES, SUPERNETS, TINY, get_cfg
 
 PURPOSES = ("", "search", "train", "test")
 MAX_CHANNELS = 64  # of an image
@@ -48,6 +48,40 @@ def _not_head(*names: str) -> Callable[[CfgNode, str], bool]:
 def _purpose(*names: str) -> Callable[[CfgNode, str], bool]:
     return lambda _, purpose: purpose in names
 
+
+def _strategy(keys: str, names: Sequence[str], remedy: str = "", harmless: tuple[Any, ...] = ()) -> Rule:
+    """Keys that only some strategies read. One file may serve several, so that only typed ones are refused."""
+    told = remedy or "it is for " + ", ".join(names)
+    named = tuple(f"SEARCH.{key}" for key in keys.split())
+    return Rule(named, lambda c, _: c.SEARCH.STRATEGY not in names, "SEARCH.STRATEGY", told, harmless, typed_only=True)
+
+
+STRATEGY_RULES = (
+    _strategy("ALPHA_LR ALPHA_FRACTION ALPHA_WEIGHT_DECAY COST_WEIGHT WARMUP_FRACTION DRAWS CANDIDATES", ALPHAS),
+    _strategy("TEMPERATURE.*", ("dmasking", "dnas")),
+    _strategy("SHARING", tuple(name for name in STRATEGIES if name != "single_path"), "it has one super-kernel"),
+    _strategy("DARTS.SECOND_ORDER", ("darts",), harmless=(False,)),
+    _strategy("PROXYLESS.GRADIENT", ("proxyless",)),
+    _strategy("REINFORCE.BASELINE", ("reinforce", "proxyless")),
+    Rule(
+        ("SEARCH.REINFORCE.BASELINE",),
+        lambda c, _: c.SEARCH.STRATEGY == "proxyless" and c.SEARCH.PROXYLESS.GRADIENT == "gates",
+        "SEARCH.PROXYLESS.GRADIENT",
+        "use reinforce",
+        typed_only=True,
+    ),
+    _strategy(
+        "BATCH_SIZE WEIGHT_LR WEIGHT_MOMENTUM WEIGHT_DECAY CLIP_GRAD SHARING RECOMPUTE RESOLUTION ON_NAN "
+        "RECALIBRATION_IMAGES RANKING_IMAGES",
+        SUPERNETS,
+    ),
+    _strategy("EPOCHS", (*SUPERNETS, "random")),
+    _strategy("ARCH", ("single",), harmless=("",)),
+    _strategy("RANDOM.ARCHS", ("random",)),
+    _strategy("EVOLUTION.*", ("one_shot",)),
+    _strategy("ONE_SHOT.*", ("one_shot",), harmless=(False,)),
+    Rule(("SEARCH.ONE_SHOT.DISTILL",), lambda c, _: not c.SEARCH.ONE_SHOT.SANDWICH, "SEARCH.ONE_SHOT.SANDWICH", "set it", (False,)),
+)
 
 # The one table of keys that others disable. Set, such a key would be a wish that nothing fulfils.
 DISABLED = (
@@ -91,6 +125,7 @@ DISABLED = (
         "use geometric",
     ),
     Rule(("SEARCH.TARGET_CLASSES",), lambda c, _: c.HEAD.NAME != "", "HEAD.NAME", "it is for a classifier", (0,)),
+    *STRATEGY_RULES,
     Rule(("HEAD.INPUT_SIZE",), _not_head(*DETECTORS, *SEGMENTERS), "HEAD.NAME", "name a head"),
     Rule(("HEAD.CHANNELS", "HEAD.FROZEN_STAGES", "HEAD.FROZEN_NORM"), _not_head(*DETECTORS, *SEGMENTERS), "HEAD.NAME", "name a head", (0,)),
     Rule(("HEAD.STRIDES",), _not_head(*DETECTORS), "HEAD.NAME", "it is for a detector", ([],)),

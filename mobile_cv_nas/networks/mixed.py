@@ -100,11 +100,12 @@ class MixedBlock(nn.Module):
 
     def _sum(self, x: Tensor, gates: Gates, side: int | None, weight: Tensor | None) -> Tensor:
         total = None
+        live = [i for i in range(len(self.units)) if self.first_unit + i not in gates.off] or [0]
         for i, unit in enumerate(self.units.values()):
-            if self.recompute and torch.is_grad_enabled():
-                part = _recomputed(self._part, unit, i == 0, x, gates, gates.units[self.first_unit + i], side, weight)
-            else:
-                part = self._part(unit, i == 0, x, gates, gates.units[self.first_unit + i], side, weight)
+            if i not in live:
+                continue
+            arguments = (unit, i == live[0], x, gates, gates.units[self.first_unit + i], side, weight)
+            part = _recomputed(self._part, *arguments) if self.recompute and torch.is_grad_enabled() else self._part(*arguments)
             total = part if total is None else total + part
         assert total is not None
         return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +35,7 @@ class Supernet(nn.Module):
 
     Attributes:
         head, head_def: the head, and how it was asked for.
+        off: numbers of the units that assigned gates leave out.
 
     Shapes: images (N, in_channels, S, S) at the space's largest input size to what the head gives: logits (N, num_classes) of a classifier.
     """
@@ -64,6 +66,7 @@ class Supernet(nn.Module):
         self.table.compile_tables()
         self.effective = Effective(space, self.table, in_channels, head)
         self._index_units()
+        self.off: set[int] = set()
 
     def count_under(self, head: HeadDef) -> None:
         """From now on costs are of children under this head: its own kind, for another number of classes."""
@@ -111,6 +114,26 @@ class Supernet(nn.Module):
     def select(self, arch: ArchDef) -> None:
         """One-hot gates at an arch of the space; only its candidates, widths and input size are then run. Raises ArchError."""
         self.table.select(self.space.encode(arch))
+
+    def choose(self, picks: Mapping[str, int]) -> None:
+        """As `select`, from the index of an option for every choice."""
+        self.table.select(picks)
+
+    def assign(self, gates: Callable[[], Tensor], alive: Mapping[str, Collection[int]] | None = None) -> None:
+        """Gates of the caller's making.
+
+        Args:
+            gates: gives (choices + 1, columns) float64, as `table.gates()` does, which may carry a graph; called anew in each pass.
+            alive: of block choices, the options whose blocks are to be run; others must have gates of zero that need no gradient.
+        """
+        self.table.assign(gates)
+        self.off = set()
+        for block in self.mixed() if alive is not None else ():
+            name = f"{block.layer.key}.block"
+            if alive is not None and name in alive:
+                names = {block.layer.names[i] for i in alive[name]}
+                units = enumerate(block.members.values(), block.first_unit)
+                self.off |= {number for number, members in units if not names.intersection(members)}
 
     def reset(self) -> None:
         """Back to the noise-free softmax of the alphas."""
@@ -180,6 +203,7 @@ class Supernet(nn.Module):
             skip=skip.float().unbind(),
             sizes=self.effective.sizes(gates),
             maps=self._masks(gates),
+            off=self.off if self.table.given is not None else (),
         )
 
     def _masks(self, gates: Tensor) -> list[Tensor]:

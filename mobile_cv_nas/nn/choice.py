@@ -7,7 +7,7 @@ come from one softmax over one padded matrix, all masks from one gather: the num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,6 +67,7 @@ class Gates:
         skip: per layer, the gate of its skip (0-d).
         sizes: (sizes,) the gates of the input sizes.
         maps: of each map that the head reads, its mask (C,); empty unless the head needs them.
+        off: units that are left out, since nothing asks for their output or its gradient.
         area: 0-d, expected pixels of the last map, where the maps of several input sizes are summed.
         update: whether norm layers update their running statistics (False while activations are recomputed).
     """
@@ -79,6 +80,7 @@ class Gates:
     skip: Sequence[Tensor] = ()
     sizes: Tensor | None = None
     maps: Sequence[Tensor] = ()
+    off: Collection[int] = ()
     area: Tensor | None = None
     update: bool = True
 
@@ -131,6 +133,7 @@ class ChoiceTable(nn.Module):
         self.columns = max([2, *(len(choice.options) for choice in self.choices)])
         self.alpha = nn.ParameterDict({_key(c.name): nn.Parameter(torch.zeros(len(c.options))) for c in self.choices})
         self.picked: dict[str, int] | None = None
+        self.given: Callable[[], Tensor] | None = None
         self._masks: list[tuple[int, tuple[int, ...]]] = []
         self._marginals: list[tuple[int, list[int], Tensor]] = []
         self._slots: list[_Slot] = []
@@ -219,7 +222,7 @@ class ChoiceTable(nn.Module):
         # New tensors rather than new contents: a graph that is still to be run backward keeps the old ones.
         self.noise = noise
         self.temperature = torch.full_like(self.temperature, temperature)
-        self.picked = None
+        self.picked = self.given = None
 
     def select(self, picks: Mapping[str, int]) -> None:
         """Sets one-hot gates; `picks` gives the option's index for each choice."""
@@ -228,13 +231,17 @@ class ChoiceTable(nn.Module):
         for name, option in picks.items():
             one_hot[self.row[name], option] = 1
         self._one_hot = one_hot.to(self.noise.device)
-        self.picked = dict(picks)
+        self.picked, self.given = dict(picks), None
+
+    def assign(self, gates: Callable[[], Tensor]) -> None:
+        """Gates of the caller's making: (choices + 1, columns) float64, called anew in each pass, so that each has a graph of its own."""
+        self.picked, self.given = None, gates
 
     def reset(self) -> None:
         """Back to the gates before any `sample` or `select`: the softmax of the alphas, without noise."""
         self.noise = torch.zeros_like(self.noise)
         self.temperature = torch.ones_like(self.temperature)
-        self.picked = None
+        self.picked = self.given = None
 
     # -- what a step needs -------------------------------------------------------------------------------------------------------
 
@@ -247,6 +254,8 @@ class ChoiceTable(nn.Module):
         """(choices + 1, columns) float64: the gates of every choice (Eq. 4), or softmax(alpha) without noise."""
         if noise and self.picked is not None:
             return self._one_hot
+        if noise and self.given is not None:
+            return self.given()
         logits = self.logits()
         return F.softmax((logits + self.noise) / self.temperature if noise else logits, dim=1)
 
@@ -260,10 +269,7 @@ class ChoiceTable(nn.Module):
         marginals: Sequence[Tensor] = ()
         taps: Sequence[Tensor] = ()
         if self._marginals:
-            logits = (self.logits() + self.noise) / self.temperature
-            # Conditioned on blocks that have the property by leaving the others out of the softmax: no 0 / 0 when their gate is one.
-            chosen = logits.index_select(0, self._marginal_rows).masked_fill(self._skipped, -torch.inf)
-            summed = torch.bmm(F.softmax(chosen, dim=1).unsqueeze(1), self._indicators).squeeze(1).float()
+            summed = torch.bmm(self._conditioned(gates).unsqueeze(1), self._indicators).squeeze(1).float()
             marginals = summed.unbind(0)
             taps = summed[:, self._rings].unbind(0) if any(slot.kind == "taps" for slot in self._slots) else ()
         found: list[Tensor] = []
@@ -275,6 +281,23 @@ class ChoiceTable(nn.Module):
             else:
                 found.append((masks if slot.kind == "mask" else marginals)[slot.position])
         return found
+
+    def _conditioned(self, gates: Tensor) -> Tensor:
+        """(marginals, columns): the gates of block types, given that a block has the property."""
+        if self.given is None:
+            # By leaving the others out of the softmax: no 0 / 0 when their gate is one.
+            logits = (self.logits() + self.noise) / self.temperature
+            return F.softmax(logits.index_select(0, self._marginal_rows).masked_fill(self._skipped, -torch.inf), dim=1)
+        chosen = gates.index_select(0, self._marginal_rows).masked_fill(self._skipped, 0)
+        total = chosen.sum(1, keepdim=True)
+        there = self._there.index_select(0, self._marginal_rows) & ~self._skipped
+        even = there.to(gates.dtype) / there.sum(1, keepdim=True)
+        return torch.where(total > 0, chosen / torch.where(total > 0, total, 1), even)
+
+    @property
+    def _there(self) -> Tensor:
+        """(choices + 1, columns): whether a choice has that option."""
+        return (self._index != 0).view(self.noise.shape)
 
     def picks(self) -> list[int]:
         """Per slot the index, among the options of its `Dist`, of what is selected (0 where the block is skipped)."""

@@ -120,14 +120,10 @@ def draw_curves(
         entropy.set_ylim(0, 1.05)
         entropy.set_ylabel("entropy")
         entropy.set_xlabel("epoch")
-        second = entropy.twinx()
-        second.plot(epochs, [record["tau"] for record in records], color=SERIES[1], linewidth=1.6, label="temperature")
-        second.set_yscale("log")
-        _plain_ticks(second)
-        second.set_ylabel("temperature")
-        second.spines["top"].set_visible(False)
-        handles = [*entropy.get_legend_handles_labels()[0], *second.get_legend_handles_labels()[0]]
-        entropy.legend(handles=handles, frameon=False, fontsize=8)
+        if all(record["tau"] is not None for record in records):
+            _temperature(entropy, epochs, records)
+        elif entropy.lines:
+            entropy.legend(frameon=False, fontsize=8)
         for axes in (loss, cost):
             axes.legend(frameon=False, fontsize=8)
         for axes in (loss, cost, entropy):
@@ -138,6 +134,18 @@ def draw_curves(
         entropy.set_xlim(0.5, epochs[-1] + 0.5)
         entropy.xaxis.get_major_locator().set_params(integer=True)
         figure.suptitle("Loss and cost over the search", fontsize=12, fontweight="bold", color=INK)
+
+
+def _temperature(entropy: Any, epochs: Sequence[int], records: Sequence[Mapping[str, Any]]) -> None:
+    """Beside the entropy, on an axis of its own."""
+    second = entropy.twinx()
+    second.plot(epochs, [record["tau"] for record in records], color=SERIES[1], linewidth=1.6, label="temperature")
+    second.set_yscale("log")
+    _plain_ticks(second)
+    second.set_ylabel("temperature")
+    second.spines["top"].set_visible(False)
+    handles = [*entropy.get_legend_handles_labels()[0], *second.get_legend_handles_labels()[0]]
+    entropy.legend(handles=handles, frameon=False, fontsize=8)
 
 
 def _lines(axes: Any, epochs: Sequence[int], records: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> None:

@@ -33,9 +33,9 @@ def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, f
     if "targets" in result:
         return _targets_table(result["targets"], folder, seconds)
     cost, key = result.get("counted", result[result["objective"]]), next((k for k in ("top1", "miou", "ap50") if f"val_{k}" in result), "")
-    how = "argmax of the alphas"
-    if result["derived"] == "sampled":
-        how = f"best of {result['candidates_compared']} compared, {result['candidates_within']} near the target"
+    how, compared = result["derived_in_words"], result["candidates_compared"]
+    if compared:
+        how += f", best of {compared} compared, {result['candidates_within']} near the target"
     scores = [(of, prefix + key) for of, prefix in (("test", ""), ("validation", "val_")) if prefix + key in result]
     return table(
         [

@@ -38,14 +38,16 @@ from ..report.network import draw_arch
 from ..report.run import CHILD
 from ..training.options import Recipe
 from ..training.trainer import data_for
-from .derive import Candidate, Derived, draw_candidates, score_candidates
+from .derive import Candidate, Derived, draw_candidates
 from .folder import empty, write_results
 from .goal import Goal, parse_target
 from .options import SearchOptions
+from .pace import paced
 from .result import SearchResult
 from .run import SearchRun
 from .saved import SEARCH, SavedSearch, load_search, set_alphas
-from .strategies import STRATEGIES
+from .strategies import find_strategy
+from .strategies.base import Setting
 
 _LOG = logging.getLogger(__name__)
 _FAR = 2.0  # tolerances between the expected cost and the target, beyond which the alphas learn on
@@ -178,8 +180,7 @@ def derive_more(search: SearchRun, saved: SavedSearch, count: int = 5, epochs: i
     o = search.options
     candidates = draw_candidates(saved.space, supernet.probabilities(), goal, o.draws, search.recipe.seed)
     compared = _with_argmax(supernet, goal, candidates)[: max(count, o.candidates)]
-    images = search.batches(supernet, search.judges(), search.recipe.train.eval_batch_size)
-    scores = score_candidates(supernet, compared, search.task, search.calibration(supernet), images)
+    scores = search.measured(supernet, [one.arch for one in compared])
     order = sorted(range(len(compared)), key=lambda i: (*(-value for value in scores[i]), i))[:count]
     found = tuple(
         Ranked(
@@ -266,7 +267,8 @@ def _learn_on(search: SearchRun, saved: SavedSearch, supernet: Supernet, goal: G
         return 0
     if saved.own_loss and search.task.losses.own is None:
         raise InputError("the search had a loss of its own, and the target is far: give the same `loss`, or epochs=0")
-    strategy = STRATEGIES.get(o.strategy)(supernet, search.task, goal, o, search.runtime)
+    o = paced(o, search.data.train, search.recipe.seed, told=False)
+    strategy = find_strategy(o.strategy)(Setting(supernet, search.task, goal, o, search.runtime, search.recipe.seed))
     if "alphas" not in strategy.steppers:
         return 0
     _, half = search.data.train.halves(o.alpha_fraction, search.recipe.seed)
@@ -282,7 +284,7 @@ def _learn_on(search: SearchRun, saved: SavedSearch, supernet: Supernet, goal: G
         steps = len(loader) // parts
         batches = loader.epoch(epoch, stop=steps * parts)
         for step in range(steps):
-            strategy.prepare("alphas", last)
+            strategy.prepare("alphas", last, step)
             moved = [[runtime.move(part) for part in batch] for batch in itertools.islice(batches, parts)]
 
             def loss(batch: Any, number: int, place: tuple[int, int] = (o.epochs + epoch, step)) -> Loss:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from ..networks.supernet import Supernet
 from ..nn.shapes import subsample
 from ..tasks.task import Task
 from .goal import Goal
+from .judge import Judge, Score, best_of
 
 Batch = tuple[Any, Any]
 log = logging.getLogger(__name__)
@@ -42,9 +42,21 @@ class Candidate:
     log_probability: float
 
 
+HOW = {
+    "argmax": "argmax of the alphas",
+    "sampled": "drawn from the alphas",
+    "evolved": "evolution",
+    "random": "at random",
+    "given": "as named",
+    "scaled": "uniformly scaled",
+    "slimmed": "slimmed",
+}
+"""What `Derived.how` may be, in words."""
+
+
 @dataclass(frozen=True)
 class Derived:
-    """The arch of a finished search, and how it was found: `argmax`, or `sampled` from so many candidates."""
+    """The arch of a finished search, and how it was found; see `HOW`."""
 
     arch: ArchDef
     how: str
@@ -94,25 +106,29 @@ def _flatten(probabilities: Tensor, sharpness: float) -> list[float]:
 
 
 def derive_arch(
-    supernet: Supernet, goal: Goal, task: Task, train: Sequence[Any], images: Iterable[Batch], draws: int, compare: int, seed: int
+    space: SearchSpace, argmax: ArchDef, probabilities: Mapping[str, Tensor], goal: Goal, judge: Judge, how: tuple[int, int, int]
 ) -> Derived:
-    """The arch of a finished search: the argmax if it meets the goal, else the best of `draws` from softmax(alpha).
+    """The arch of a finished search: the argmax if it meets the goal, else what `best_drawn` gives. Raises DeriveError as that does."""
+    if goal.met(goal.cost(space, argmax)) and goal.allows(argmax):
+        return Derived(argmax, "argmax", 0, 0, math.nan)
+    return best_drawn(space, probabilities, goal, judge, how)
 
-    Of those that meet the goal, the `compare` most probable inherit the supernet's weights, renew their norm statistics on the batches
-    `train`, and the one that `task` ranks best on `images` is taken.
+
+def best_drawn(space: SearchSpace, probabilities: Mapping[str, Tensor], goal: Goal, judge: Judge, how: tuple[int, int, int]) -> Derived:
+    """The best of some archs that are drawn: of those that meet the goal, the most probable are measured.
+
+    Args:
+        how: how many are drawn, and how many measured; the seed of the draw.
 
     Raises:
         DeriveError: no arch near the target was found.
     """
-    space = supernet.space
-    argmax = supernet.derive()
-    if goal.met(goal.cost(space, argmax)) and goal.allows(argmax):
-        return Derived(argmax, "argmax", 0, 0, math.nan)
-    candidates = draw_candidates(space, supernet.probabilities(), goal, draws, seed)
-    compared = candidates[:compare]
-    scores = score_candidates(supernet, compared, task, train, images)
-    best = max(range(len(compared)), key=lambda i: (*scores[i], -i))
-    return Derived(compared[best].arch, "sampled", len(candidates), len(compared), scores[best][0])
+    draws, compare, seed = how
+    candidates = draw_candidates(space, probabilities, goal, draws, seed)
+    archs = [candidate.arch for candidate in candidates[:compare]]
+    scores = judge.scores(archs)
+    best = best_of(archs, scores)
+    return Derived(archs[best], "sampled", len(candidates), len(archs), scores[best][0])
 
 
 def inherited_child(supernet: Supernet, arch: ArchDef, task: Task, train: Sequence[Any]) -> nn.Module:
@@ -128,27 +144,13 @@ def resized(images: Any, size: int) -> Any:
     return subsample(images, size) if isinstance(images, Tensor) else images
 
 
-def score_candidates(
-    supernet: Supernet, candidates: Sequence[Candidate], task: Task, train: Sequence[Any], images: Iterable[Batch]
-) -> list[tuple[float, float]]:
-    """What `task.rank` gives for each candidate with inherited weights and renewed norm statistics.
-
-    In a distributed run the ranks share the work; each gets all results.
+def measure_arch(supernet: Supernet, arch: ArchDef, task: Task, train: Sequence[Any], images: Iterable[Batch]) -> Score:
+    """What `task.rank` gives for an arch with inherited weights and renewed norm statistics.
 
     Args:
         train: batches of training images for the norm statistics.
-        images: batches that no weight was trained on; iterated once a candidate.
+        images: batches that no weight was trained on.
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-    mine: dict[int, tuple[float, float]] = {}
-    for i in range(rank, len(candidates), world):
-        arch = candidates[i].arch
-        child = inherited_child(supernet, arch, task, train)
-        batches = ((resized(batch, arch.input_size), targets) for batch, targets in images)
-        mine[i] = task.rank(task.child(arch).evaluate(child, batches))
-    parts: list[dict[int, tuple[float, float]]] = [mine]
-    if world > 1:
-        parts = [{} for _ in range(world)]
-        dist.all_gather_object(parts, mine)
-    merged = {i: score for part in parts for i, score in part.items()}
-    return [merged[i] for i in range(len(candidates))]
+    child = inherited_child(supernet, arch, task, train)
+    batches = ((resized(batch, arch.input_size), targets) for batch, targets in images)
+    return task.rank(task.child(arch).evaluate(child, batches))

@@ -29,6 +29,7 @@ from ..report.svg import Mark
 from ..report.tables import name_of
 from ..tasks.task import Task
 from .goal import Goal
+from .measure import FINALISTS
 from .result import SearchResult
 from .saved import SEARCH
 
@@ -79,7 +80,8 @@ def _names_of(folder: Path) -> list[str]:
 
 def empty(folder: Path) -> None:
     """Removes what a search leaves in the folder of a target, and nothing else; the folder too if that was all."""
-    shutil.rmtree(folder / CHILD, ignore_errors=True)
+    for name in (CHILD, FINALISTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
     for name in _LEFT:
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
@@ -105,10 +107,12 @@ def write_target(folder: Path, name: str, names: Sequence[str], arch: ArchDef, g
         records = records_of(records, name, names)
         atomic_write(place / METRICS, "".join(json.dumps(record) + "\n" for record in records))
     arch.save(place / "arch.yaml")
+    draw_arch(arch, place / "arch.png", in_channels=goal.in_channels)
+    if not records:  # a strategy that trains no supernet
+        return
     if "probabilities" in records[-1]:
         atomic_write(place / CHOICES, choices_page(space, arch, records[-1]["probabilities"]))
-    draw_arch(arch, place / "arch.png", in_channels=goal.in_channels)
-    draw_alphas(space.choices, records, place / "alphas.png", space.deciding(space.encode(arch)))
+        draw_alphas(space.choices, records, place / "alphas.png", space.deciding(space.encode(arch)))
     cost = goal.cost(space, arch)
     draw_curves(records, place / "curves.png", goal.target, goal.tolerance, goal.unit, warmup, cost)
 

@@ -41,4 +41,17 @@ class SearchOptions:
     recalibration_images: int = 512  # training images that renew a candidate's norm statistics
     tolerance: float = 0.05  # how far from the target a derived network may be, as a share of it
     clip_grad: float = 0.0  # largest gradient norm of the weights; 0 = off
+    ranking_images: int = 0  # random validation images that candidates are compared on; 0 = all
+    arch: str = ""  # single: arch file or zoo name to take; "": a uniformly scaled one at the target
+    random_archs: int = field(default=16, metadata={"key": "SEARCH.RANDOM.ARCHS"})  # random: archs at the target that are trained
+    population: int = field(default=32, metadata={"key": "SEARCH.EVOLUTION.POPULATION"})  # evolution: archs of a generation
+    generations: int = field(default=10, metadata={"key": "SEARCH.EVOLUTION.GENERATIONS"})  # evolution: after the first
+    mutation: float = field(default=0.1, metadata={"key": "SEARCH.EVOLUTION.MUTATION"})  # evolution: probability of each choice
+    sandwich: bool = field(default=False, metadata={"key": "SEARCH.ONE_SHOT.SANDWICH"})  # one_shot: largest, smallest, two random paths
+    distill: bool = field(default=False, metadata={"key": "SEARCH.ONE_SHOT.DISTILL"})  # one_shot: they learn from the largest
+    second_order: bool = field(default=False, metadata={"key": "SEARCH.DARTS.SECOND_ORDER"})  # darts: alphas see the weights' next step
+    baseline: float = field(default=0.95, metadata={"key": "SEARCH.REINFORCE.BASELINE"})  # policy gradients: decay of the mean reward
+    gradient: str = field(
+        default="gates", metadata={"key": "SEARCH.PROXYLESS.GRADIENT"}
+    )  # proxyless: gates (of two paths) | reinforce (of a reward)
     on_nan: str = "stop"  # stop | skip: what to do with a step whose loss or gradient is not finite

@@ -12,7 +12,7 @@ from ..networks.supernet import Supernet
 from ..nn.shapes import Cost
 from ..tasks.model import Model, load
 from ..training.trainer import TrainResult
-from .derive import Derived
+from .derive import HOW, Derived
 from .goal import Goal
 
 
@@ -30,10 +30,12 @@ class SearchResult:
         supernet: as it was trained.
         training: of the child; None where it was not trained.
         seconds: of the search, and of training and test, in this process.
-        entropy: of the alphas, mean and normalised: 1 undecided, 0 decided.
         facts: costs of the target and of the limits: expected, of the child, and measured; see `facts.cost_facts`.
         targets: of a search for several targets, the result of each, in a folder of its own; arch, cost, goal, derived and training
             are then None here.
+        entropy: of the alphas, mean and normalised: 1 undecided, 0 decided; None where there are none.
+        spent: by the search: `search_images`, passed forward and backward, and `search_macs`, of a forward pass of these (a backward pass
+            is two more); `judged_images` and `judged_macs` of the forward passes that measured archs.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class SearchResult:
     entropy: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[SearchResult, ...] = ()
+    spent: Mapping[str, int] = field(default_factory=dict)
 
     def model(self) -> Model:
         """The trained child; of a search for several targets take one of `targets`."""
@@ -63,7 +66,7 @@ class SearchResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as result.json has them."""
         if self.targets:
-            return {"finished": True, "targets": [{"folder": one.folder.name, **one.to_dict()} for one in self.targets]}
+            return {"finished": True, "targets": [{"folder": one.folder.name, **one.to_dict()} for one in self.targets], **self.spent}
         if not self.finished or self.goal is None or self.derived is None:
             return {"finished": False, "folder": str(self.folder)}
         found: dict[str, Any] = dict(self.training.to_dict()) if self.training is not None else {"finished": True}
@@ -76,7 +79,9 @@ class SearchResult:
             "objective": self.goal.objective,
             "target": self.goal.target,
             "derived": self.derived.how,
+            "derived_in_words": HOW[self.derived.how],
             "candidates_within": self.derived.within,
             "candidates_compared": self.derived.compared,
             "entropy": self.entropy,
+            **self.spent,
         }

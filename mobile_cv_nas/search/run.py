@@ -6,8 +6,8 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
-from ..data.build import build_loader
 from ..data.data_set import Data, Split
 from ..data.digest import data_digest
 from ..engine.about import about_run
@@ -24,6 +23,7 @@ from ..engine.run_folder import CHECKPOINTS, RunFolder, check_free, fingerprint
 from ..engine.runtime import Runtime, start_runtime
 from ..engine.stop import StopRequest
 from ..errors import InputError, listed, require
+from ..model_zoo.builder import find_arch
 from ..networks.supernet import Supernet
 from ..nn.shapes import Cost
 from ..report.run import CHILD
@@ -33,15 +33,18 @@ from ..tasks.task import LossOptions, Task
 from ..training.check import check_training
 from ..training.options import Recipe, changed
 from ..training.trainer import Trainer, TrainResult, data_for, training_task
-from .derive import Derived, derive_arch, inherited_child
+from .derive import Derived
 from .facts import cost_facts
 from .folder import prepare, write_results, write_target
-from .goal import Goal, check_target, counted_head, each_target, parse_target
+from .goal import check_target, counted_head, each_target, parse_target
+from .judge import Score, Stopped
+from .measure import Measure, judging_images
 from .objective import with_table
 from .options import SearchOptions
 from .result import SearchResult
 from .saved import Target, save_search
 from .searcher import Searcher
+from .strategies import NO_SUPERNET
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -151,6 +154,9 @@ class SearchRun:
         self.child_task = training_task(data, recipe, loss)
         head, named = counted_head(self.task.head_def(space), options), source or space.name or "the space"
         self.goals = {name: check_target(one, space, head, self.task.in_channels, named) for name, one in each_target(options).items()}
+        self.given = find_arch(options.arch)[0] if options.arch else None
+        if inherit and options.strategy in NO_SUPERNET:
+            raise InputError(f"TRAIN.INIT: {options.strategy} trains no supernet to inherit from; use scratch")
         self.runtime: Runtime = start_runtime(recipe.runtime)
 
     def run(
@@ -177,7 +183,7 @@ class SearchRun:
             if runtime.main:
                 folder = stack.enter_context(RunFolder(output))
                 check_free(folder, resume, overwrite)
-            searcher = Searcher(self.space, self.task, self.data, self.goals, self.options, self.recipe, runtime)
+            searcher = Searcher(self.task, self.data, self.goals, self.options, self.recipe, runtime, self.space, self.given)
             if runtime.main:  # an earlier run is removed only when this one can begin
                 goes_on = prepare(folder, resume, list(self.goals), configs or {}, overwrite)
             goes_on = runtime.gather(goes_on)[0]
@@ -198,9 +204,9 @@ class SearchRun:
                 facts = cost_facts(turn.goal, searcher.supernet, one.arch, partial(self._child, one.arch)) if runtime.main else {}
                 found.append(replace(result, entropy=turn.strategy.entropy(), facts=facts))
             seconds = (middle - start, time.monotonic() - middle)
-            result = replace(found[0], seconds=seconds)
+            result = replace(found[0], seconds=seconds, spent=_spent(searcher, loop))
             if len(found) > 1:
-                result = SearchResult(folder, True, supernet=searcher.supernet, seconds=seconds, targets=tuple(found))
+                result = SearchResult(folder, True, supernet=searcher.supernet, seconds=seconds, targets=tuple(found), spent=result.spent)
             searcher.turns[0].take()
             if runtime.main:
                 trained_seconds = sum(one.training.seconds for one in found if one.training is not None)
@@ -221,9 +227,13 @@ class SearchRun:
         if not loop.run(stop):
             return None
         done = loop.results.setdefault("derived", [])
+        judge = self._measure(searcher.supernet).judge(loop, stop) if len(done) < len(searcher.turns) else None
         for turn in searcher.turns[len(done) :]:
             turn.take()
-            derived = self._derive(searcher.supernet, turn.goal)
+            try:
+                derived = turn.strategy.propose(judge)
+            except Stopped:
+                return None
             done.append({**vars(derived), "arch": derived.arch.to_dict()})
             loop.results["seconds"] = loop.seconds
             loop.save()
@@ -237,24 +247,22 @@ class SearchRun:
                 targets.append(Target(turn.name, turn.goal, alphas))
                 write_target(loop.folder, turn.name, list(self.goals), one.arch, turn.goal, self.space, turn.strategy.warmup)
             searcher.turns[0].take()
-            digest = data_digest(self.data)
-            save_search(loop.folder, searcher.supernet, targets, self.task, self.options, self.recipe, digest)
+            if self.options.strategy not in NO_SUPERNET:
+                digest = data_digest(self.data)
+                save_search(loop.folder, searcher.supernet, targets, self.task, self.options, self.recipe, digest)
         return found
 
+    def measured(self, supernet: Supernet, archs: Sequence[ArchDef]) -> list[Score]:
+        """Scores of archs with the weights of a supernet that was searched, as candidates get them."""
+        return self._measure(supernet).scores(archs)
+
+    def _measure(self, supernet: Supernet) -> Measure:
+        goal = next(iter(self.goals.values()))
+        return Measure(supernet, self.task, goal, self.options, self.data, self.recipe, self.child_task, self.runtime)
+
     def judges(self) -> Split:
-        """The images that candidates are compared on: never those whose scores are reported as a test.
-
-        Without test images the validation images are what is reported; then they are of the training images from which the alphas, and no
-        weight, learnt.
-        """
-        if self.data.test is not None:
-            return self.data.val
-        return self.data.train.halves(self.options.alpha_fraction, self.recipe.seed)[1].spread(len(self.data.val))
-
-    def _derive(self, supernet: Supernet, goal: Goal) -> Derived:
-        o = self.options
-        images = self.batches(supernet, self.judges(), self.recipe.train.eval_batch_size)
-        return derive_arch(supernet, goal, self.task, self.calibration(supernet), images, o.draws, o.candidates, self.recipe.seed)
+        """The images that candidates are compared on; see `judging_images`."""
+        return judging_images(self.data, self.options, self.recipe.seed)
 
     def train_child(
         self, supernet: Supernet, arch: ArchDef, folder: Path, stop: StopRequest | None = None, callback: Callback | None = None
@@ -262,8 +270,7 @@ class SearchRun:
         """Trains and tests the network of an arch, into a folder; goes on where a checkpoint is there."""
         weights = None
         if self.inherit:
-            child = inherited_child(supernet, arch, self.task, self.calibration(supernet))
-            weights = {name: value.cpu() for name, value in child.state_dict().items()}
+            weights = {name: value.cpu() for name, value in self._measure(supernet).inherited(arch).state_dict().items()}
         goes_on = (folder / CHECKPOINTS).is_dir()
         trainer = Trainer(self.child_task.child(arch), arch, self.data, self.recipe, self.runtime, weights)
         return trainer.run(folder, goes_on, stop, callback)
@@ -276,27 +283,13 @@ class SearchRun:
         """Exact, of the child that is trained, with the classes of the images."""
         return self.space.cost(arch, in_channels=self.task.in_channels, head=self.task.head_def(self.space))
 
-    def calibration(self, supernet: Supernet) -> list[Any]:
-        """Random training images in batches, at the largest input size, that renew norm statistics."""
-        count = min(self.options.recalibration_images, len(self.data.train))
-        size = min(64, count)
-        return [images for images, _ in self.batches(supernet, self.data.train, size, count // size)]
 
-    def batches(self, supernet: Supernet, split: Split, size: int, train: int | None = None) -> _Batches:
-        """Batches of a split on the supernet's device; `train` random ones, or all in order."""
-        side = supernet.space.max_input_size
-        loader = build_loader(self.recipe.data, split, side, size, train is not None, seed=self.recipe.seed)
-        return _Batches(loader, self.runtime, train)
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """The first batches of a loader, on a device; can be iterated again."""
-
-    loader: Any
-    runtime: Runtime
-    stop: int | None = None
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for images, targets in self.loader.epoch(0, stop=self.stop):
-            yield self.runtime.move(images), self.runtime.move(targets) if isinstance(targets, Tensor) else targets
+def _spent(searcher: Searcher, loop: Loop) -> dict[str, int]:
+    """What a search has spent, as `SearchResult` names it."""
+    judged, own = loop.results["judged"], searcher.spent
+    return {
+        "search_images": round(own["images"]) + judged["trained_images"],
+        "search_macs": round(own["macs"]) + judged["trained_macs"],
+        "judged_images": judged["judged_images"],
+        "judged_macs": judged["judged_macs"],
+    }

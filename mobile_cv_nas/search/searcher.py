@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..arch import SearchSpace
+from ..arch import ArchDef, SearchSpace
 from ..config import ConfigError
 from ..data.build import build_loader
 from ..data.data_set import Data, DataError
@@ -23,6 +23,7 @@ from ..engine.progress import short
 from ..engine.randomness import seed_everything
 from ..engine.runtime import Runtime
 from ..engine.step import Loss
+from ..errors import InputError
 from ..networks.supernet import Supernet
 from ..nn.choice import ChoiceTable
 from ..tasks.task import SupernetOptions, Task
@@ -30,7 +31,9 @@ from ..training.options import Recipe
 from .goal import Goal
 from .options import SearchOptions
 from .pace import paced
-from .strategies import STRATEGIES
+from .strategies import find_strategy
+from .strategies.alphas import AlphaStrategy
+from .strategies.base import Setting, Strategy
 
 _EVERY = 5  # steps between updates of the numbers beside the bar
 
@@ -87,7 +90,7 @@ class SearchPhase:
     def prepare(self, epoch: int, step: int) -> None:
         self.turn = self.turns[(epoch * self.steps + step) % len(self.turns)]
         self.turn.take()
-        self.turn.strategy.prepare(self.kind, epoch)
+        self.turn.strategy.prepare(self.kind, epoch, step)
 
     def loss(self, batch: Any, key: tuple[int, ...]) -> Loss:
         return self.turn.strategy.loss(self.kind, batch, key)
@@ -100,13 +103,14 @@ class Searcher:
     for them in every epoch.
 
     Args:
-        space: what is searched.
         task: what is learnt.
-        data: the training images are split into those for the weights and those for the alphas.
+        data: the training images are split into those for the weights and those for the alphas, if the strategy has both.
         goals: the costs to aim at, by the name of each; "" is the name of the only one.
         options: how to search.
         recipe: how images are read, and the seed.
         runtime: device, precision and ranks.
+        space: what is searched.
+        given: the arch that SEARCH.ARCH names.
 
     Attributes:
         supernet: the network that is trained.
@@ -118,28 +122,36 @@ class Searcher:
 
     def __init__(
         self,
-        space: SearchSpace,
         task: Task,
         data: Data,
         goals: Mapping[str, Goal],
         options: SearchOptions,
         recipe: Recipe,
         runtime: Runtime,
+        space: SearchSpace,
+        given: ArchDef | None = None,
     ):
+        kind = find_strategy(options.strategy)
         if runtime.device.type == "mps":
             raise ConfigError(
                 "RUNTIME.DEVICE: mps has no float64, in which a search forms its gates and costs; use cpu, or train on it only"
             )
-        options = paced(options, data.train, recipe.seed, runtime.main)
-        self.space, self.task, self.options, self.runtime = space, task, options, runtime
-        self.epochs, self.on_nan = options.epochs, options.on_nan
+        if issubclass(kind, AlphaStrategy):
+            options = paced(options, data.train, recipe.seed, runtime.main)
+        self.space, self.task, self.data, self.options, self.runtime = space, task, data, options, runtime
+        self.on_nan = options.on_nan
+        _check_runtime(kind.one_path, options.strategy, runtime)
         seed_everything(recipe.seed)
-        supernet = task.supernet(space, SupernetOptions(options.sharing, options.recompute, options.resolution))
-        self.supernet: Supernet = runtime.place(supernet)  # type: ignore[assignment]
+        shared = SupernetOptions(kind.sharing or options.sharing, options.recompute, options.resolution)
+        self.supernet: Supernet = runtime.place(task.supernet(space, shared))  # type: ignore[assignment]
         self.supernet.count_under(next(iter(goals.values())).head)
-        self.turns = self._turns(goals)
+        self.turns = self._turns(goals, kind, recipe.seed, given)
         self.strategy = self.turns[0].strategy
-        halves = data.train.halves(options.alpha_fraction, recipe.seed)
+        self.epochs = self.strategy.epochs
+        names = tuple(self.strategy.steppers)
+        # Without test images the second half judges archs (`judging_images`): no weight may learn from it.
+        split_off = len(names) > 1 or data.test is None
+        splits = data.train.halves(options.alpha_fraction, recipe.seed) if split_off else (data.train,)
         per_rank, parts = runtime.batch_size(options.batch_size), runtime.options.accumulate
         if per_rank == 1:
             small = space.smallest(head=self.turns[0].goal.head)  # the smallest maps
@@ -147,25 +159,32 @@ class Searcher:
             check_one_image(child, lambda: task.child(small).count(child, small), runtime, "SEARCH", options.batch_size)
         self.phases: list[SearchPhase] = []
         self.loaders: list[Loader] = []
-        for i, (name, half) in enumerate(zip(self.strategy.steppers, halves)):
+        for i, (name, split) in enumerate(zip(names, splits)):
             seed = derive_seed(recipe.seed, i)
-            if len(half) < options.batch_size:
+            if len(split) < options.batch_size:
                 raise DataError(
-                    f"SEARCH.BATCH_SIZE: {options.batch_size} is more than the {len(half)} images for the {name}; make it smaller"
+                    f"SEARCH.BATCH_SIZE: {options.batch_size} is more than the {len(split)} images for the {name}; make it smaller"
                 )
-            loader = build_loader(recipe.data, half, space.max_input_size, per_rank, True, runtime.shard, seed)
+            loader = build_loader(recipe.data, split, space.max_input_size, per_rank, True, runtime.shard, seed)
             self.loaders.append(loader)
             served = [self.turns] if name == "weights" else [[turn] for turn in self.turns]
-            self.phases += [SearchPhase(name, turns, loader, parts, options.epochs) for turns in served]
+            self.phases += [SearchPhase(name, turns, loader, parts, self.epochs) for turns in served]
+        for turn in self.turns:
+            turn.strategy.loaders = dict(zip(names, self.loaders))
+        self.spent = {"images": 0.0, "macs": 0.0}  # passed forward and backward; of a forward pass, three of which make up for both
         self._begin, self._first, self._shown = time.monotonic(), -1, ""
 
-    def _turns(self, goals: Mapping[str, Goal]) -> list[Turn]:
+    def _turns(self, goals: Mapping[str, Goal], kind: type[Strategy], seed: int, given: ArchDef | None) -> list[Turn]:
         """Each target's alphas, equal at first, and a strategy for them; that of the first trains the weights."""
-        kind, table, turns = STRATEGIES.get(self.options.strategy), self.supernet.table, []
+        table, turns = self.supernet.table, []
         sets = [table.alpha, *(copy.deepcopy(table.alpha) for _ in range(len(goals) - 1))]
         for (name, goal), alphas in zip(goals.items(), sets, strict=True):
             table.alpha = alphas
-            turns.append(Turn(name, goal, alphas, kind(self.supernet, self.task, goal, self.options, self.runtime), table))
+            setting = Setting(self.supernet, self.task, goal, self.options, self.runtime, seed, given)
+            turns.append(Turn(name, goal, alphas, kind(setting), table))
+        if turns[0].strategy.steppers:
+            for turn in turns[1:]:
+                turn.strategy.steppers["weights"] = turns[0].strategy.steppers["weights"]
         return turns
 
     # -- as work -----------------------------------------------------------------------------------------------------
@@ -175,17 +194,24 @@ class Searcher:
             phase, totals = self.phases[loop.phase], self._means(loop, loop.phase)
             turn = phase.turn
             turn.take()
-            costs, tau = turn.strategy.costs(), turn.strategy.temperature(loop.epoch)
-            self._shown = (
-                f"acc {totals['right'] or 0:.3f} {turn.goal.objective} {short(costs['cost_argmax'])} of {short(turn.goal.target)} "
-                f"H {turn.strategy.entropy():.2f} tau {tau:.2f} {phase.name} loss {totals['loss'] or 0:.3f} "
-                f"sampled {short(totals['cost'] or 0.0)} expected {short(costs['cost_expected'])}"
-            )
+            costs, tau, entropy = turn.strategy.costs(), turn.strategy.temperature(loop.epoch), turn.strategy.entropy()
+            argmax, expected = costs.get("cost_argmax"), costs.get("cost_expected")
+            parts = [
+                f"acc {totals['right'] or 0:.3f} {turn.goal.objective}",
+                "" if argmax is None else f"{short(argmax)} of {short(turn.goal.target)}",
+                "" if entropy is None else f"H {entropy:.2f}",
+                "" if tau is None else f"tau {tau:.2f}",
+                f"{phase.name} loss {totals['loss'] or 0:.3f} sampled {short(totals['cost'] or 0.0)}",
+                "" if expected is None else f"expected {short(expected)}",
+            ]
+            self._shown = " ".join(part for part in parts if part)
         return self._shown
 
     def end_epoch(self, loop: Loop) -> tuple[dict[str, Any], str]:
         self._check_ranks_agree(loop)
         weights = self._means(loop, 0)
+        for key, name in (("images", "passed"), ("macs", "macs")):
+            self.spent[key] += sum(totals.get(name, 0.0) for totals in loop.totals)
         tau = self.strategy.temperature(loop.epoch)
         record: dict[str, Any] = {
             "phase": "search",
@@ -200,8 +226,9 @@ class Searcher:
             part, text = self._of_target(loop, turn, weights)
             record |= {f"{turn.name}/{key}" if turn.name else key: value for key, value in part.items()}
             texts.append(text)
-        record |= {"skipped_steps": loop.dropped, "skipped_images": loop.skipped_images()}
-        line = f"epoch {loop.epoch + 1}/{self.epochs}: loss (accuracy): {_loss('weights', weights)}; tau {tau:.2f}; "
+        record |= {**self.spent, "skipped_steps": loop.dropped, "skipped_images": loop.skipped_images()}
+        hardness = "" if tau is None else f"tau {tau:.2f}; "
+        line = f"epoch {loop.epoch + 1}/{self.epochs}: loss (accuracy): {_loss('weights', weights)}; {hardness}"
         return record, line + "; ".join(texts) + f"; {self._seconds_left(loop):.0f} s left"
 
     def _of_target(self, loop: Loop, turn: Turn, weights: Mapping[str, float | None]) -> tuple[dict[str, Any], str]:
@@ -216,9 +243,10 @@ class Searcher:
             **turn.strategy.report(loop.epoch),
         }
         loss = "" if alphas["loss"] is None else f"{_loss('alphas', alphas)}; "
-        costs = ", ".join(f"{name} {short(part[f'cost_{name}'] or 0)}" for name in ("sampled", "expected", "argmax"))
-        named = f"{turn.name}: " if turn.name else ""
-        return part, f"{named}{loss}{turn.goal.objective}: {costs}; entropy {part['entropy']:.2f}"
+        known = {name: part.get(f"cost_{name}") for name in ("sampled", "expected", "argmax")}
+        costs = ", ".join(f"{name} {short(cost)}" for name, cost in known.items() if cost is not None)
+        named, entropy = f"{turn.name}: " if turn.name else "", f"; entropy {part['entropy']:.2f}" if "entropy" in part else ""
+        return part, f"{named}{loss}{turn.goal.objective}: {costs}{entropy}"
 
     def _means(self, loop: Loop, phase: int) -> dict[str, float | None]:
         """Of a phase in this epoch: mean loss and accuracy over its images, and mean cost over its steps; None before the first."""
@@ -248,10 +276,25 @@ class Searcher:
 
     def state_dict(self) -> dict[str, Any]:
         self.turns[0].take()
-        return {"supernet": self.supernet.state_dict(), "alphas": [turn.alphas.state_dict() for turn in self.turns[1:]]}
+        alphas = [turn.alphas.state_dict() for turn in self.turns[1:]]
+        strategies = [turn.strategy.state_dict() for turn in self.turns]
+        return {"supernet": self.supernet.state_dict(), "alphas": alphas, "strategies": strategies, "spent": self.spent}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.turns[0].take()
         self.supernet.load_state_dict(state["supernet"])
         for turn, alphas in zip(self.turns[1:], state["alphas"], strict=True):
             turn.alphas.load_state_dict(alphas)
+        for turn, remembered in zip(self.turns, state["strategies"], strict=True):
+            turn.strategy.load_state_dict(remembered)
+        self.spent = state["spent"]
+
+
+def _check_runtime(one_path: bool, strategy: str, runtime: Runtime) -> None:
+    """Raises InputError where a strategy that runs another path each step cannot run so."""
+    if not one_path:
+        return
+    if runtime.options.compile:
+        raise InputError(f"RUNTIME.COMPILE: {strategy} runs another path each step, and each would be compiled; leave it out")
+    if runtime.options.sync_bn:
+        raise InputError(f"RUNTIME.SYNC_BN: {strategy} runs parts of the norms, which torch's synchronised ones cannot; leave it out")

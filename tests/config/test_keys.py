@@ -8,7 +8,7 @@ import pytest
 
 from mobile_cv_nas.commands.options import export_options, recipe_of, search_options
 from mobile_cv_nas.config import ConfigError, dump_config, flatten, get_cfg, load_config
-from mobile_cv_nas.config.keys import CHOICES, RANGES
+from mobile_cv_nas.config.keys import CHOICES, RANGES, STRATEGIES
 from mobile_cv_nas.config.validate import DISABLED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +25,8 @@ SETTINGS = [
     {"TRAIN.INIT": "inherit", "TRAIN.QAT": True},
     {"SEARCH.TEMPERATURE.SCHEDULE": "paper"},
     {"SEARCH.OBJECTIVE": "latency"},
+    *({"SEARCH.STRATEGY": name} for name in STRATEGIES if name != "dmasking"),
+    {"SEARCH.STRATEGY": "one_shot", "SEARCH.ONE_SHOT.SANDWICH": True},
     {"EXPORT.FORMATS": "[onnx]"},
     {"EXPORT.FORMATS": "[onnx]", "EXPORT.INT8": True},
     {"DATA.DATASET": "coco", "HEAD.NAME": "ssdlite", "DATA.AUGMENT": "crop"},

@@ -1,6 +1,7 @@
 """From alphas to one arch near the target."""
 
 import itertools
+import json
 import math
 
 import pytest
@@ -9,8 +10,9 @@ from searches import build_searcher, tiny_cfg
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.nn.heads import HeadDef
-from mobile_cv_nas.search.derive import DeriveError, derive_arch, draw_candidates
+from mobile_cv_nas.search.derive import DeriveError, derive_arch, draw_candidates, measure_arch
 from mobile_cv_nas.search.goal import Goal
+from mobile_cv_nas.search.judge import Judge, new_memory
 
 TEN = HeadDef("classifier", 10)
 
@@ -76,6 +78,11 @@ def test_decided_alphas_far_from_the_target_are_drawn_from_more_widely(caplog):
         draw_candidates(space, decided, Goal("macs", target * 1.02, 0.01, TEN), draws=50, seed=0)
 
 
+def judge(measure, memory=None):
+    """A judge that measures by a function of the arch alone."""
+    return Judge(measure, None, lambda arch: arch.cost(10).macs, (10, 100), memory or new_memory(), lambda: None)
+
+
 def test_the_argmax_is_taken_when_it_is_near_and_else_the_best_candidate(tmp_path):
     searcher = build_searcher(tiny_cfg(tmp_path))
     space, supernet = searcher.space, searcher.supernet
@@ -83,13 +90,37 @@ def test_the_argmax_is_taken_when_it_is_near_and_else_the_best_candidate(tmp_pat
         for alpha in supernet.alpha_parameters():
             alpha[-1] += 1
     cost = space.cost(supernet.derive(), 10).macs
-    near = derive_arch(supernet, Goal("macs", cost * 1.04, 0.05, TEN), searcher.task, [], [], 10, 1, seed=0)
+    near = derive_arch(space, supernet.derive(), {}, Goal("macs", cost * 1.04, 0.05, TEN), judge(None), (10, 1, 0))
     assert (near.how, near.arch) == ("argmax", supernet.derive())
     images = [images for images, _ in itertools.islice(searcher.loaders[0].epoch(0), 3)]
     val = list(itertools.islice(searcher.loaders[1].epoch(0), 1))
     goal = Goal("macs", 12000, 0.2, TEN)
-    far = derive_arch(supernet, goal, searcher.task, images, val, 200, 3, seed=0)
+    memory = new_memory()
+    found = judge(lambda arch: measure_arch(supernet, arch, searcher.task, images, val), memory)
+    far = derive_arch(space, supernet.derive(), supernet.probabilities(), goal, found, (200, 3, 0))
     assert (far.how, far.compared) == ("sampled", 3)
     assert far.within > 3
     assert goal.met(space.cost(far.arch, 10).macs)
     assert 0 <= far.score <= 1
+    assert far.score == max(score for score, _ in memory["scores"].values())
+    assert memory["judged_images"] == 3 * 10
+
+
+def test_a_judge_remembers_and_pauses():
+    space = nas.SearchSpace.parse({"input_size": 8, "stages": [[["ir_k3", [4, 64, 4], 2, 1, {"hidden": 8}]]]})
+    archs = [space.decode({"s0b0.channels": i}) for i in range(16)]
+    asked, pauses = [], []
+
+    def measure(arch):
+        asked.append(arch)
+        return float(arch.cost(10).macs), 0.0
+
+    first = Judge(measure, None, lambda arch: 7, (10, 100), new_memory(), lambda: pauses.append(len(asked)))
+    costs = [(float(arch.cost(10).macs), 0.0) for arch in archs]
+    assert first.scores(archs[:12]) == costs[:12]
+    assert first.scores(archs) == costs
+    assert asked == archs
+    assert pauses == [8, 12, 16]
+    assert (first.memory["judged_images"], first.memory["judged_macs"]) == (160, 1120)
+    again = Judge(None, None, lambda arch: 7, (10, 100), json.loads(json.dumps(first.memory)), lambda: None)
+    assert again.scores(archs[::-1]) == costs[::-1]

@@ -1,0 +1,97 @@
+"""What archs are worth: measured with inherited weights, or trained for a while; every answer is remembered and saved with the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+
+from ..arch import ArchDef
+
+Score = tuple[float, float]
+"""How good an arch is: the task's main score, then what breaks ties."""
+
+ROUND = 8  # archs that each process measures between two looks at whether to stop
+
+
+class Stopped(Exception):
+    """The run was asked to stop while it derived an arch; what it knows is saved."""
+
+
+def new_memory() -> dict[str, Any]:
+    """What a judge begins with: no scores; images and MACs of forward passes that measured, images and MACs of trainings."""
+    return {"scores": {}, "judged_images": 0, "judged_macs": 0, "trained_images": 0, "trained_macs": 0}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores of archs, asked for by a strategy. Where the run is stopped and goes on, nothing is measured twice, and all is as before.
+
+    Args:
+        measure: an arch to its score with the supernet's weights and norm statistics of its own, on images that no weight was trained on.
+        train: (arch, epochs, name, earlier name or "") to its score after a training; goes on from the weights of an earlier one.
+            A call that all processes make.
+        cost: MACs of an arch.
+        images: that one measurement passes forward, and training images of an epoch.
+        memory: see `new_memory`; what is saved.
+        pause: called between measurements; saves where that is due, and raises `Stopped` where the run was asked to stop.
+    """
+
+    measure: Callable[[ArchDef], Score]
+    train: Callable[[ArchDef, int, str, str], Score]
+    cost: Callable[[ArchDef], int]
+    images: tuple[int, int]
+    memory: dict[str, Any]
+    pause: Callable[[], None]
+
+    def scores(self, archs: Sequence[ArchDef]) -> list[Score]:
+        """Of each arch, with inherited weights; the processes share the work, and each gets all results."""
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+        known = self.memory["scores"]
+        new = [arch for arch in dict.fromkeys(archs) if _key(arch) not in known]
+        for first in range(0, len(new), ROUND * world):
+            part = new[first : first + ROUND * world]
+            mine = {_key(arch): list(self.measure(arch)) for arch in part[rank::world]}
+            parts: list[dict[str, list[float]]] = [mine]
+            if world > 1:
+                parts = [{} for _ in range(world)]
+                dist.all_gather_object(parts, mine)
+            for found in parts:
+                known.update(found)
+            self._count("judged", part, self.images[0])
+            self.pause()
+        return [_score(known[_key(arch)]) for arch in archs]
+
+    def trained(self, archs: Sequence[ArchDef], epochs: int, stage: int = 0) -> list[Score]:
+        """Of each arch, trained for some epochs; in stages after the first on from where the stage before left it."""
+        known, found = self.memory["scores"], []
+        for arch in archs:
+            key = f"trained {stage}: {_key(arch)}"
+            if key not in known:
+                number = self.memory.setdefault("numbers", {}).setdefault(_key(arch), len(self.memory.get("numbers", {})))
+                earlier = f"{number}-{stage - 1}" if stage else ""
+                known[key] = list(self.train(arch, epochs, f"{number}-{stage}", earlier))
+                self._count("trained", [arch], epochs * self.images[1])
+                self.pause()
+            found.append(_score(known[key]))
+        return found
+
+    def _count(self, what: str, archs: Sequence[ArchDef], images: int) -> None:
+        self.memory[f"{what}_images"] += images * len(archs)
+        self.memory[f"{what}_macs"] += images * sum(self.cost(arch) for arch in archs)
+
+
+def best_of(archs: Sequence[ArchDef], scores: Sequence[Score]) -> int:
+    """The position of the best; of equals the first."""
+    return max(range(len(archs)), key=lambda i: (*scores[i], -i))
+
+
+def _score(values: Sequence[float]) -> Score:
+    return values[0], values[1]
+
+
+def _key(arch: ArchDef) -> str:
+    return json.dumps({**arch.to_dict(), "name": ""}, sort_keys=True)

@@ -1,0 +1,101 @@
+"""Random archs at a target, evolution that never leaves it, and the uniform paths of one-shot."""
+
+import collections
+import itertools
+import random
+
+import pytest
+from searches import build_searcher, short
+from spaces import DEEP, parsed
+
+import mobile_cv_nas as nas
+from mobile_cv_nas.nn.heads import HeadDef
+from mobile_cv_nas.search.derive import DeriveError
+from mobile_cv_nas.search.evolve import Evolution
+from mobile_cv_nas.search.goal import Goal
+from mobile_cv_nas.search.sampling import random_archs, scaled_arch
+
+TEN = HeadDef("classifier", 10)
+
+
+def goal_at(space, share, tolerance=0.05):
+    low, high = (find(by="macs", head=TEN).cost(10).macs for find in (space.smallest, space.largest))
+    return Goal("macs", low + share * (high - low), tolerance, TEN)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.9])
+def test_random_archs_meet_the_goal_and_differ(share):
+    space = parsed(DEEP)
+    goal = goal_at(space, share)
+    archs = random_archs(space, goal, 8, random.Random(0))
+    assert len(set(archs)) == 8
+    assert all(abs(arch.cost(10).macs / goal.target - 1) <= 0.05 for arch in archs)
+    assert archs == random_archs(space, goal, 8, random.Random(0))
+
+
+def test_sane_archs_do_not_narrow():
+    space = parsed(DEEP)
+    archs = random_archs(space, goal_at(space, 0.3), 12, random.Random(0), sane=True)
+    for arch in archs:
+        own = [layer.channels[0] for layer in arch.layers if layer.names[0] != "skip"]
+        assert all(a <= b for a, b in itertools.pairwise(own)), own
+    assert len({tuple(layer.names[0] for layer in arch.layers) for arch in archs}) > 6
+
+
+def test_too_few_archs_are_refused():
+    space = nas.SearchSpace.parse({"input_size": 8, "stages": [[["ir_k3", [4, 16, 4], 2, 1, {"hidden": 8}]]]})
+    with pytest.raises(DeriveError, match=r"1 archs within"):
+        random_archs(space, Goal("macs", space.smallest(10).cost(10).macs, 0.01, TEN), 2, random.Random(0))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
+def test_the_scaled_arch_keeps_every_layer(share):
+    space = parsed(DEEP)
+    goal = goal_at(space, share)
+    arch = scaled_arch(space, goal)
+    assert goal.met(arch.cost(10).macs)
+    assert space.contains(arch)
+    assert [layer.names[0] for layer in arch.layers] == [layer.names[0] for layer in space.layers]
+
+
+def test_evolution_never_leaves_the_target_and_improves():
+    space = parsed(DEEP)
+    goal, seen = goal_at(space, 0.3), []
+
+    def fitness(archs):  # wide outputs and few hidden channels
+        seen.extend(archs)
+        return [(float(sum(layer.channels[0] - layer.hidden[0] for layer in arch.layers)), 0.0) for arch in archs]
+
+    found = Evolution(12, 8).run(space, goal, fitness, random.Random(0))
+    assert all(abs(arch.cost(10).macs / goal.target - 1) <= 0.05 for arch in seen)
+    assert len(seen) == len(set(seen)) == len(found)  # nothing is asked twice
+    assert found[0][1] == max(score for _, score in found) == fitness([found[0][0]])[0]
+    assert found[0][1] > max(fitness(random_archs(space, goal, 12, random.Random(1))))
+    again = Evolution(12, 8).run(space, goal, fitness, random.Random(0))
+    assert again == found
+
+
+def test_uniform_paths_by_chi_square(tmp_path):
+    strategy = build_searcher(short(tmp_path, "one_shot")).strategy
+    counts, draws = collections.defaultdict(collections.Counter), 3000
+    pairs = collections.Counter()
+    for step in range(draws):
+        strategy.prepare("weights", step // 100, step % 100)
+        (path,) = strategy.paths
+        for name, option in path.items():
+            counts[name][option] += 1
+        pairs[path["s1b0.channels"], path["s1b1.hidden"]] += 1
+    for choice in strategy.supernet.space.choices:
+        options = len(choice.options)
+        expected = draws / options
+        chi = sum((counts[choice.name][i] - expected) ** 2 / expected for i in range(options))
+        assert chi < {2: 10.8, 3: 13.8}[options], choice.name  # one in a thousand
+    assert sum((pairs[a, b] - draws / 4) ** 2 / (draws / 4) for a in range(2) for b in range(2)) < 16.3  # independent
+
+
+def test_the_draws_of_a_step_are_the_same_whenever_it_is_made(tmp_path):
+    one, two = (build_searcher(short(tmp_path, "one_shot")).strategy for _ in range(2))
+    one.prepare("weights", 0, 0)
+    for strategy in (one, two):
+        strategy.prepare("weights", 3, 5)
+    assert one.paths == two.paths
