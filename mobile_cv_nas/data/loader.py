@@ -55,8 +55,9 @@ Transform = Callable[..., Any]
 class _Reader(Dataset):
     """Makes batches from keys. Randomness is seeded by (seed, epoch, image), never by the order of reading."""
 
-    def __init__(self, split: Split, train: bool, seed: int, transform: Transform, background: str):
-        self.split, self.train, self.seed, self.transform, self.background = split, train, seed, transform, background
+    def __init__(self, split: Split, train: bool, seed: int, transform: Transform, options: DataOptions):
+        self.split, self.train, self.seed, self.transform = split, train, seed, transform
+        self.background, self.channels = options.background, len(options.mean)
         self.collate = getattr(transform, "collate", default_collate)
 
     def __getitems__(self, key: _Key) -> _Batch:
@@ -92,7 +93,7 @@ class _Reader(Dataset):
     def _prepared(self, index: int) -> tuple[Any, Any]:
         image, label = self.split.source.item(index)
         if not (isinstance(image, Tensor) and image.is_floating_point()):  # such a one is prepared already
-            image = open_image(image, self.background)
+            image = open_image(image, self.background, self.channels)
         return self.transform(image, label)
 
 
@@ -125,8 +126,9 @@ class Loader:
         self.split, self.train, self.seed = split, train, seed
         self.batch_size, self.shard = batch_size, shard
         self.max_skipped = options.max_skipped_share
+        self.channels = len(options.mean)  # of an image
         self.skipped: set[int] = set()  # positions in the split
-        self._reader = _Reader(split, train, seed, transform, options.background)
+        self._reader = _Reader(split, train, seed, transform, options)
         self._workers = 0 if split.source.in_memory else usable_workers(options.workers)
         self._keys = _Keys()
         self._loader: DataLoader | None = None

@@ -27,6 +27,7 @@ from ..report.run import CHILD, FRONT, read_run
 from ..report.search import draw_alphas, draw_curves
 from ..report.svg import Mark
 from ..report.tables import name_of
+from ..report.test import TEST
 from ..tasks.task import Task
 from .goal import Goal
 from .measure import FINALISTS
@@ -179,6 +180,11 @@ def _draw_front(rows: Sequence[Mapping[str, Any]], path: Path, goal: Goal | None
 def _write_board(result: SearchResult, about: Mapping[str, Any], task: Task, step: int) -> None:
     """What TensorBoard shows of the end."""
     found = result.targets or (result,)
+    figures = {"front": result.folder / "front.png"}
+    for one in found:
+        label = f"{one.folder.name}/" if result.targets else ""
+        figures |= {f"{label}{name}": one.folder / f"{name}.png" for name in ("arch", "alphas", "curves")}
+        figures[f"{label}confusion"] = one.folder / CHILD / TEST / "confusion.png"
     texts = {f"arch/{one.folder.name}" if result.targets else "arch": repr(one.arch) for one in found}
     options = {key: value for key, value in about["options"].items() if key.isupper()}
     texts["config"] = "\n".join(f"{key} {value}" for key, value in sorted(options.items()))
@@ -186,4 +192,4 @@ def _write_board(result: SearchResult, about: Mapping[str, Any], task: Task, ste
     for one in found:
         label, values = f"{one.folder.name}/" if result.targets else "", one.to_dict()
         scores |= {label + key: values[key] for key in (task.main, f"val_{task.main}", "macs", "params") if key in values}
-    write_board(result.folder, step, texts, options, scores)
+    write_board(result.folder, step, figures, texts, options, scores)

@@ -48,14 +48,17 @@ class Segmentation(Task):
         head = self.head
         options: dict[str, Any] = {"frozen_stages": head.frozen_stages, "frozen_norm": head.frozen_norm}
         options |= {"channels": head.channels} if head.channels else {}
-        options |= {"output_stride": head.output_stride}
+        options |= {"output_stride": head.output_stride} | ({"in_channels": self.in_channels} if self.in_channels != 3 else {})
         return options | ({"low_stride": head.low_stride} if head.name == "lraspp" else {})
 
     def network(self, arch: ArchDef, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-        return dense_network(arch, weights, lambda backbone: build_segmenter(self.head.name, backbone, self.num_classes, **self.options()))
+        def build(backbone: Any) -> nn.Module:
+            return build_segmenter(self.head.name, backbone, self.num_classes, **self.options())
+
+        return dense_network(arch, weights, build, self.in_channels)
 
     def count(self, network: nn.Module, arch: ArchDef) -> Cost:
-        return count(network, self.head.input_size)
+        return count(network, self.head.input_size, self.in_channels)
 
     def head_def(self, space: SearchSpace) -> HeadDef:
         head, stride = self.head, math.prod(layer.stride for layer in space.layers)

@@ -11,7 +11,6 @@ import torch
 from helpers import data_of_cfg, image_folder, quick_cfg, runtime_of, tiny_arch, train
 from searches import build_searcher, tiny_cfg
 
-from mobile_cv_nas.config import ConfigError
 from mobile_cv_nas.data import DataOptions, build_data, build_loader
 from mobile_cv_nas.engine.runtime import Runtime, RuntimeOptions, start_runtime
 from mobile_cv_nas.errors import InputError
@@ -125,7 +124,7 @@ def test_apples_gpu_is_for_training(tmp_path, monkeypatch):
         start_runtime(RuntimeOptions(device="mps"))
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setattr(Runtime, "place", lambda self, model: model)
-    with pytest.raises(ConfigError, match=r"RUNTIME\.DEVICE: mps has no float64"):
+    with pytest.raises(InputError, match=r"RUNTIME\.DEVICE: mps has no float64"):
         build_searcher(tiny_cfg(tmp_path, "RUNTIME.DEVICE", "mps"))
     assert os.environ.get("WORLD_SIZE") is None
     assert runtime_of(quick_cfg(tmp_path)).device.type == "cpu"

@@ -45,6 +45,16 @@ def test_a_block_of_ones_own_in_a_space(run):
     assert "gradient of the first choice: tensor(" in out
 
 
+def test_a_strategy_of_ones_own(run, tmp_path):
+    from mobile_cv_nas.search.strategies import STRATEGIES
+
+    try:
+        assert "Cost(macs=" in run("own_strategy", tmp_path / "curious")
+    finally:
+        STRATEGIES._obj_map.pop("curious", None)
+    assert nas.load(tmp_path / "curious").arch.input_size == 16
+
+
 def test_a_searched_detector(run, tmp_path):
     out = run("searched_detector", tmp_path / "found")
     assert "detection" in out

@@ -50,6 +50,18 @@ def test_wheel_holds_every_module_and_every_yaml_file(wheel):
         assert not [name for name in names if name.startswith(("tests/", "tools/", "model_zoo/", "configs/"))]
 
 
+def test_wheel_brings_the_command(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+        assert "mobile-cv-nas = mobile_cv_nas.__main__:main" in archive.read(name).decode()
+
+
+@pytest.mark.slow
+def test_the_index_would_take_the_wheel(wheel):
+    done = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", str(wheel)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def run_python(code, cwd, **env):
     """What a fresh interpreter prints, started in the folder `cwd`."""
     import os
