@@ -193,7 +193,7 @@ def tests_of(file: str) -> list[str]:
 
 
 def killed(module: str, path: Path, tree: ast.Module, tests: Sequence[str], limit: float) -> tuple[bool, float]:
-    """Whether the tests see the change, in a process of its own that may use so many seconds of the processor, and the seconds that passed."""
+    """Whether the tests see the change, in a process that may use `limit` seconds of the processor, and the seconds that passed."""
     begin = time.monotonic()
     child = os.fork()
     if child == 0:
