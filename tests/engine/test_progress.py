@@ -1,6 +1,7 @@
 """What is said during a run: lines an epoch and each half a minute, too little memory, too many readers."""
 
 import io
+import os
 import sys
 
 import pytest
@@ -59,13 +60,12 @@ class Terminal(io.StringIO):
         return True
 
     def fileno(self):
-        raise OSError
+        return 2
 
 
 def test_what_matters_is_seen_on_80_columns(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stderr", Terminal())
-    for name, value in (("COLUMNS", "80"), ("LINES", "24")):
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.get_terminal_size", lambda *_: os.terminal_size((80, 24)))
     cfg = tiny_cfg(tmp_path, "SEARCH.EPOCHS", 2, "SEARCH.WARMUP_FRACTION", 0)
     searcher = build_searcher(cfg)
     (tmp_path / "run").mkdir()
