@@ -11,10 +11,10 @@ class SearchOptions:
     """A search; the keys of SEARCH say the same."""
 
     target: float = 400_000.0  # multiply-adds or parameters the derived network shall have
-    targets: tuple[float, ...] = ()  # several targets in place of one: they share the weights, and each has alphas of its own
     objective: str = "macs"  # macs | params | latency | memory, or one that was registered: the cost that target limits
     table: Any = ""  # of latency: a file of tools/latency.py, the name of a shipped one, or a LatencyTable
     limits: Any = ()  # at most so much of other costs: {"macs": "60M", "params": "4M"}, or "macs: 60M", ...
+    targets: tuple[float, ...] = ()  # several targets in place of one: they share the weights, and each has alphas of its own
     target_classes: int = 0  # of the network that the target is of, where the searched images have fewer; 0: as many as these
     strategy: str = "dmasking"  # one of search.strategies.STRATEGIES
     cost_weight: float = 1.0  # of |cost / target - 1| beside the cross-entropy
