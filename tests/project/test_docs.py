@@ -34,7 +34,7 @@ _ELSEWHERE = re.compile(r"\bneeds |/data/|\b(CONFIG|FOLDER|IMAGENET|COCO|VOC2012
 _TRAINED = ["TRAIN.EPOCHS", "1", "TRAIN.BATCH_SIZE", "8", "RUNTIME.DEVICE", "cpu", "--overwrite"]
 _SEARCHED = ["SEARCH.EPOCHS", "1", "SEARCH.WARMUP_FRACTION", "0", "SEARCH.DRAWS", "100", "SEARCH.CANDIDATES", "2"]
 _SEARCHED += ["SEARCH.TOLERANCE", "0.9", "SEARCH.BATCH_SIZE", "8", "SEARCH.RECALIBRATION_IMAGES", "16", "SEARCH.ALPHA_LR", "0.3", *_TRAINED]
-SHORT = {"search": _SEARCHED, "train": _TRAINED}
+SHORT = {"search": [*_SEARCHED, "TRAIN.WARMUP_EPOCHS", "0"], "train": _TRAINED}
 # "" is a command that takes no config.
 PURPOSES = {"search": "search", "train": "train", "train-detector": "train", "train-segmenter": "train", "test": "test"}
 
@@ -107,6 +107,7 @@ def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the packages that a page may use
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.kind in ("python", "sh") for block in blocks(page))])
 def test_the_blocks_of_a_page_run_from_top_to_bottom(page: str, here: Path) -> None:
     with Image.open("cat.jpg") as picture:
@@ -123,9 +124,10 @@ def test_the_blocks_of_a_page_run_from_top_to_bottom(page: str, here: Path) -> N
 def run_line(line: str, where: str) -> None:
     """Runs a command, searches and trainings cut short."""
     name, arguments = command(line)
+    more = [*SHORT.get(name, []), *(["SEARCH.BATCH_SIZE", "64"] if name == "search" and "digits" in line else [])]
     assert name, f"{where}: {line}: not a command of this library; say <!-- not run: why -->"
     with contextlib.suppress(SystemExit):
-        assert main([name, *arguments, *SHORT.get(name, [])]) == 0, f"{where}: {line}"
+        assert main([name, *arguments, *more]) == 0, f"{where}: {line}"
 
 
 @pytest.mark.parametrize("page", PAGES)
