@@ -74,6 +74,7 @@ setup(
         "tabulate>=0.9",
         "numpy>=1.26",
         "safetensors>=0.4.5",
+        "filelock>=3.12",
     ],
     extras_require={
         "search": SEARCH,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what _LAZY names, for type checkers and editors; a test com
     from .model_zoo import get_card as get_card
     from .model_zoo import list_models as list_models
     from .search.again import derive_networks as derive_networks
+    from .search.objective import register_objective as register_objective
     from .search.result import SearchResult as SearchResult
     from .search.run import search as search
     from .search.saved import load_supernet as load_supernet
@@ -60,6 +61,7 @@ _LAZY = {
     "list_models": "model_zoo",
     "load": "tasks.model",
     "load_supernet": "search.saved",
+    "register_objective": "search.objective",
     "search": "search.run",
     "train": "training.trainer",
 }

@@ -30,7 +30,8 @@ def read_bytes(path: str | os.PathLike, max_bytes: int) -> bytes:
     """The content of a regular file of at most `max_bytes` bytes. Raises FileError, which names the file."""
     try:
         # O_NONBLOCK: opening a named pipe must not wait for a writer
-        with open(os.open(os.fspath(path), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # Windows lacks the one, others the other
+        with open(os.open(os.fspath(path), flags), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise FileError(f"{path}: not a regular file")
@@ -220,7 +221,7 @@ def write_error(path: str | os.PathLike, error: OSError) -> FileError:
     """The FileError for a failed write, with a remedy."""
     remedies = {
         errno.ENOSPC: "the disk is full; free some space or set OUTPUT_DIR to another disk",
-        errno.EDQUOT: "the disk quota is used up; free some space or set OUTPUT_DIR to another disk",
+        getattr(errno, "EDQUOT", -1): "the disk quota is used up; free some space or set OUTPUT_DIR to another disk",
         errno.EROFS: "the folder is read-only; set OUTPUT_DIR to one you may write",
         errno.EACCES: "no permission to write there; set OUTPUT_DIR to a folder you may write",
         errno.EPERM: "no permission to write there; set OUTPUT_DIR to a folder you may write",

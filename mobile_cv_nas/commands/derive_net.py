@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -43,10 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", metavar="RUN", help="the result folder of a search, or of one of its targets")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys that differ from those of the search: TRAIN.EPOCHS 60 ...")
     parser.add_argument("--target", required=True, help='what the networks shall cost: 80M, "4M params"')
+    parser.add_argument("--limits", nargs="+", metavar="LIMIT", help='at most so much of other costs: "params: 2M" (those of the search)')
     parser.add_argument("--count", type=int, default=5, help="networks to name (5)")
     parser.add_argument("--epochs", type=int, default=10, help="at most, for the alphas to learn on where the target is far; 0: none (10)")
     parser.add_argument("--train", action="store_true", help="train and test the best one")
     parser.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")
+    parser.add_argument("--overwrite", action="store_true", help="replace a training that the folder holds")
     parser.add_argument("--output", metavar="FOLDER", help="where to write (RUN/derived_TARGET)")
     args = parser.parse_intermixed_args(argv)
     return guarded(lambda: _run(args))
@@ -55,13 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     saved, cfg = load_search(args.run), _config(args)
     number, objective = parse_target(args.target, saved.options.objective)
-    suffix = "" if objective == saved.options.objective else f"_{objective}"
-    output = Path(args.output).expanduser() if args.output else Path(args.run).expanduser() / f"derived_{target_name(number)}{suffix}"
+    suffix = "" if objective in (saved.options.objective, "latency") else f"_{objective}"
+    output = (
+        Path(args.output).expanduser() if args.output else Path(args.run).expanduser() / f"derived_{target_name(number, objective)}{suffix}"
+    )
     recipe = recipe_of(cfg)
     data = build_data(recipe.data, task_class(recipe.head.name).labels)
-    search = again(saved, f"{number!r} {objective}", data, recipe, search_options(cfg), cfg.TRAIN.INIT == "inherit", source=args.run)
+    options = replace(search_options(cfg), table=saved.options.table)  # its file may be elsewhere now
+    options = options if args.limits is None else replace(options, limits=tuple(args.limits))
+    search = again(saved, f"{number!r} {objective}", data, recipe, options, cfg.TRAIN.INIT == "inherit", source=args.run)
     with RunFolder(output) as folder:
-        prepare_derived(folder, args.resume)
+        prepare_derived(folder, args.resume, args.overwrite)
         start = time.monotonic()
         found = derive_more(search, saved, args.count, args.epochs)
         found.save(folder)

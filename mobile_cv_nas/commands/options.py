@@ -17,7 +17,7 @@ from ..search.options import SearchOptions
 from ..tasks.model import Model
 from ..tasks.options import HeadOptions
 from ..training.options import Recipe, TrainOptions
-from ..training.start import in_order, prepared_as
+from ..training.start import check_channels, in_order, prepared_as
 
 Options = TypeVar("Options")
 
@@ -68,4 +68,5 @@ def adopted(cfg: CfgNode, model: Model, source: str) -> DataOptions:
 def data_for(cfg: CfgNode, model: Model, source: str) -> tuple[DataOptions, Data]:
     """The data set of a configuration as a model takes it. Raises WeightsError where its classes are not the model's."""
     options = adopted(cfg, model, source)
+    check_channels(options, model, source)
     return options, in_order(build_data(options, model.task.labels), model, source)

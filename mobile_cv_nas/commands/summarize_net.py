@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(cfg: CfgNode, args: Namespace) -> None:
     """What the tool does: the classes are those of the weights, if given; of a zoo name, those it was published with; else the data's."""
-    if cfg.MODEL.WEIGHTS and cfg.MODEL.WEIGHTS != "pretrained":
+    if cfg.MODEL.WEIGHTS and cfg.MODEL.WEIGHTS.partition(":")[0] != "pretrained":
         model = load(cfg.MODEL.WEIGHTS, cfg.MODEL.ARCH)
         print(summarize(model.arch, len(model.classes), model.task.in_channels))
         return

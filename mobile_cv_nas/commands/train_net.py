@@ -87,7 +87,7 @@ def trainer_of(cfg: CfgNode) -> Trainer:
     data = build_data(recipe.data, task_class(recipe.head.name).labels)
     weights = None
     if isinstance(start, Model):
-        data, weights = starting_state(data, start, cfg.MODEL.WEIGHTS)
+        data, weights = starting_state(data, start, cfg.MODEL.WEIGHTS, len(recipe.data.mean))
         start = start.arch
     return Trainer(training_task(data, recipe), start, data, recipe, runtime, weights)
 

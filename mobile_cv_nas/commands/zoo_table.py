@@ -72,6 +72,8 @@ under the tag `fb_in1k`. `torch.jit.script`, `torch.export` and torch.fx take ne
 
 Weights are looked for in the file of `weights=`, then in the cache (`$MOBILE_CV_NAS_HOME`, else torch hub's folder), and
 are then downloaded into it. Without a connection the error names the URL and the path where the file is to be put.
+`weights=`, `nas.load(FILE, NAME)` and `MODEL.WEIGHTS` take the checkpoints of timm, torchvision and efficientnet_lite_pytorch
+as they come, for every network here that is theirs; where it is another one, the error names the network that fits.
 `tools/convert_weights.py` writes any of them as safetensors. Features end before the head: the classifier, an `ir_pool`
 and a last 1x1 convolution are left out, as timm does for such networks.
 
@@ -79,6 +81,13 @@ Written by `python tools/zoo_table.py`: MACs are what the papers call FLOPs, fvc
 count everything trainable; the released tables count the weights of convolutions alone (the classifier is one there),
 which is the column beside it. Published figures stand with the digits their authors give. Top-1 is the published accuracy
 on ImageNet, in percent, unless the notes say otherwise.
+"""
+SOURCES_INTRO = """
+## Weights of a second source
+
+`fbnet_builder(NAME, pretrained="timm")` and `nas.load("pretrained:timm", NAME)` take the weights on timm's hub, with the transform that
+they are tested with (`get_card(NAME).source("timm")`); where timm's network of that name is another one of ours, that is built. Top-1 is as
+timm gives it. In the same way `pretrained="torchvision"`.
 """
 TABLE4_INTRO = """
 ## Table 4 of the FBNetV2 paper
@@ -137,9 +146,23 @@ def _zoo_row(card: Card) -> list[str]:
         convs,
         _published(figures.conv_weights or figures.params) if figures else NONE,
         f"{figures.top1:.1f}" if figures and figures.top1 else NONE,
-        "no" if weights is None else "yes" if weights.url else "in a package" if weights.package else "shipped",
+        "no" if weights is None else "yes" if weights.url else "package" if weights.package else "shipped",
         weights.license if weights else NONE,
     ]
+
+
+def source_lines() -> list[str]:
+    """One line a card with weights on timm's hub: whose they are, top-1, input, licence."""
+    lines = []
+    for card in all_cards():
+        if "timm" in card.sources:
+            found = card.source("timm")
+            assert found.published is not None
+            assert found.weights is not None
+            other = "" if found.name == card.name else f", as {found.name}"
+            figures = f"{found.published.top1:.1f} at {found.input_size} x {found.input_size}, {found.weights.license}"
+            lines.append(f"- **{card.name}**: {found.elsewhere['timm'].hub}, {figures}{other}")
+    return lines
 
 
 def table4_rows() -> list[list[str]]:
@@ -213,6 +236,7 @@ def markdown(zoo: Rows, table4: Rows, heads: Sequence[Rows]) -> str:
     """The text of model_zoo/README.md."""
     notes = [f"- **{card.name}**: {card.note}" for card in all_cards() if card.note]
     parts = [INTRO, _pipes(zoo, ZOO_HEADERS), "\n## Notes\n", *notes]
+    parts += [SOURCES_INTRO, *source_lines()]
     parts += [TABLE4_INTRO, _pipes(table4, TABLE4_HEADERS), HEADS_INTRO]
     parts += [f"{title}:\n\n{_pipes(rows, HEADS_HEADERS)}\n" for title, rows in zip(HEADS_TITLES, heads, strict=True)]
     return "\n".join(parts).rstrip() + "\n"

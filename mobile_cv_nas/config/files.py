@@ -61,12 +61,14 @@ def merge_file(cfg: CfgNode, defaults: CfgNode, path: str | os.PathLike, sources
             value = _resolve(value, path.parent, key, str(path))
         _set(cfg, defaults, key, value, str(path))
         sources[key] = str(path)
-    _set_objective(cfg, dict(_flatten_dict(content, str(path), defaults)).get("SEARCH.TARGET"), seen, str(path), sources)
+    values = dict(_flatten_dict(content, str(path), defaults))
+    for key in ("SEARCH.TARGET", "SEARCH.TARGETS"):
+        _set_objective(cfg, key, values.get(key), seen, str(path), sources)
 
 
 def merge_options(cfg: CfgNode, defaults: CfgNode, opts: Sequence[str], sources: dict[str, str]) -> None:
     """Sets `[KEY, VALUE, ...]`, `[KEY=VALUE, ...]` or a mixture of a command line in `cfg`. As `merge_file`."""
-    given, target = set(), None
+    given, targets = set(), {}
     for key, text in _pairs(opts):
         default = _find(defaults, key, COMMAND_LINE)
         value: Any = text
@@ -80,8 +82,10 @@ def merge_options(cfg: CfgNode, defaults: CfgNode, opts: Sequence[str], sources:
         _set(cfg, defaults, key, value, COMMAND_LINE)
         sources[key] = COMMAND_LINE
         given.add(key)
-        target = value if key == "SEARCH.TARGET" else target
-    _set_objective(cfg, target, given, COMMAND_LINE, sources)
+        if key in ("SEARCH.TARGET", "SEARCH.TARGETS"):
+            targets[key] = value
+    for key, value in targets.items():
+        _set_objective(cfg, key, value, given, COMMAND_LINE, sources)
 
 
 def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -188,13 +192,16 @@ def _in_units(value: Any) -> tuple[Any, str]:
         return value, ""
 
 
-def _set_objective(cfg: CfgNode, target: Any, given: Collection[str], source: str, sources: dict[str, str]) -> None:
-    """The unit of a target says the objective. Raises ConfigError where the same source names another."""
-    objective = _in_units(target)[1]
+def _set_objective(cfg: CfgNode, key: str, target: Any, given: Collection[str], source: str, sources: dict[str, str]) -> None:
+    """The unit of a target, or of several, says the objective. Raises ConfigError where the same source names another."""
+    found = {_in_units(one)[1] for one in (target if isinstance(target, list) else [target])}
+    if len(found) > 1:
+        raise ConfigError(f"{source}: {key}: {shown(target)}: not all of one objective; write the same unit after each")
+    (objective,) = found or {""}
     if not objective or objective == cfg.SEARCH.OBJECTIVE:
         return
     if "SEARCH.OBJECTIVE" in given:
-        raise ConfigError(f"{source}: SEARCH.TARGET: {shown(target)} is of {objective}, and SEARCH.OBJECTIVE is {cfg.SEARCH.OBJECTIVE}")
+        raise ConfigError(f"{source}: {key}: {shown(target)} is of {objective}, and SEARCH.OBJECTIVE is {cfg.SEARCH.OBJECTIVE}")
     cfg.SEARCH.OBJECTIVE = objective
     sources["SEARCH.OBJECTIVE"] = source
 

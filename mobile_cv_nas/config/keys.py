@@ -9,8 +9,8 @@ from yacs.config import CfgNode
 DETECTORS = ("faster_rcnn", "retinanet", "ssdlite")
 SEGMENTERS = ("lraspp", "deeplabv3")
 ALPHAS = ("dmasking", "dnas", "darts", "proxyless", "reinforce", "single_path")  # strategies with alphas
-SUPERNETS = (*ALPHAS, "one_shot")  # those that train a supernet
-STRATEGIES = (*SUPERNETS, "random", "single")  # of a search
+SUPERNETS = (*ALPHAS, "one_shot", "slimming")  # those that train a supernet
+STRATEGIES = (*SUPERNETS, "predictor", "random", "single")  # of a search
 EXPORTS = ("onnx", "pte", "mlpackage")  # kinds of files for other runtimes
 DENSE = ("coco", "voc", "digit_scenes")  # data sets whose labels are boxes or masks
 
@@ -21,7 +21,7 @@ _C.OUTPUT_DIR = "output"  # folder of this run's files, made if missing
 
 _C.MODEL = CfgNode()
 _C.MODEL.ARCH = ""  # arch file (.yaml, relative to the config file) or a zoo name; "": the one inside MODEL.WEIGHTS
-_C.MODEL.WEIGHTS = ""  # file (ours, timm's, torchvision's) to test or to inherit, or "pretrained" for those of a zoo name
+_C.MODEL.WEIGHTS = ""  # file (ours, timm's, torchvision's) to test or to inherit; of a zoo name pretrained, or pretrained:timm
 
 _C.HEAD = CfgNode()  # what makes a detector or a segmenter of the network
 _C.HEAD.NAME = ""  # detection: faster_rcnn | retinanet | ssdlite; segmentation: lraspp | deeplabv3; "": a classifier
@@ -42,7 +42,8 @@ _C.DATA.CLASS_FRACTION = 1.0  # imagefolder, imagenet: random share of the class
 _C.DATA.SPLIT_SEED = 0  # chooses those classes, and which images of a single folder are for validation and test
 _C.DATA.VAL_FRACTION = 0.1  # share for validation, of cifar10 and of folders without val/
 _C.DATA.TEST_FRACTION = 0.1  # share for the test, of a folder that is not split at all
-_C.DATA.MEAN = [0.485, 0.456, 0.406]  # of red, green and blue, for images in 0..1; one value: images are read as grey
+_C.DATA.IN_CHANNELS = 0  # of the images as the network takes them: 1 (grey), 3, or those of .npy and .tif files; 0: as many as MEAN
+_C.DATA.MEAN = [0.485, 0.456, 0.406]  # of red, green and blue, in 0..1; one value: grey, or with IN_CHANNELS that of each channel
 _C.DATA.STD = [0.229, 0.224, 0.225]  # as MEAN
 _C.DATA.CROP_RATIO = 0.875  # image files of a class, not augmented: side of the central crop over the shorter side
 _C.DATA.INTERPOLATION = "bilinear"  # bilinear | bicubic, of every resize
@@ -91,7 +92,9 @@ _C.SEARCH.RANKING_IMAGES = 0  # random validation images that candidates are com
 _C.SEARCH.ARCH = ""  # single: arch file (relative to the config file) or zoo name to take; "": a uniformly scaled one at TARGET
 _C.SEARCH.RANDOM = CfgNode()
 _C.SEARCH.RANDOM.ARCHS = 16  # random: archs at TARGET that are trained, for EPOCHS in all
-_C.SEARCH.EVOLUTION = CfgNode()  # of one_shot
+_C.SEARCH.PREDICTOR = CfgNode()
+_C.SEARCH.PREDICTOR.SAMPLES = 16  # predictor: archs at TARGET that a Gaussian process learns from, trained for EPOCHS in all
+_C.SEARCH.EVOLUTION = CfgNode()  # of one_shot and predictor
 _C.SEARCH.EVOLUTION.POPULATION = 32  # archs of a generation
 _C.SEARCH.EVOLUTION.GENERATIONS = 10  # after the first
 _C.SEARCH.EVOLUTION.MUTATION = 0.1  # probability of each choice to be drawn anew
@@ -142,7 +145,7 @@ _C.CHECKPOINT.MINUTES = 10.0  # between saves within an epoch; each epoch's end 
 _C.CHECKPOINT.KEEP = 2  # newest checkpoints kept
 
 _C.RUNTIME = CfgNode()
-_C.RUNTIME.DEVICE = "auto"  # auto | cpu | cuda
+_C.RUNTIME.DEVICE = "auto"  # auto (cuda where there is a GPU, else cpu) | cpu | cuda | mps (training only)
 _C.RUNTIME.PRECISION = "no"  # no (float32) | fp16 | bf16: mixed precision
 _C.RUNTIME.ACCUMULATE = 1  # batches a step is split into, to save memory
 _C.RUNTIME.CHANNELS_LAST = False  # memory layout, faster on recent GPUs and on most CPUs
@@ -170,7 +173,7 @@ CHOICES = {
     "TRAIN.ON_NAN": ("stop", "skip"),
     "TEST.SPLIT": ("train", "val", "test"),
     "EXPORT.FORMATS": EXPORTS,  # each of them
-    "RUNTIME.DEVICE": ("auto", "cpu", "cuda"),
+    "RUNTIME.DEVICE": ("auto", "cpu", "cuda", "mps"),
     "RUNTIME.PRECISION": ("no", "fp16", "bf16"),
 }
 
@@ -181,6 +184,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "SEED": (0, 2**32 - 1),
     "HEAD.INPUT_SIZE": (32, 8192),
     "HEAD.MIN_RATIO": (0, 0.9),
+    "DATA.IN_CHANNELS": (0, 64),
     "DATA.CLASS_FRACTION": (TINY, 1),
     "DATA.SPLIT_SEED": (0, 2**32 - 1),
     "DATA.VAL_FRACTION": (TINY, 0.9),
@@ -207,6 +211,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "SEARCH.RECALIBRATION_IMAGES": (2, 1e7),
     "SEARCH.TOLERANCE": (TINY, 1),
     "SEARCH.RANDOM.ARCHS": (1, 4096),
+    "SEARCH.PREDICTOR.SAMPLES": (4, 4096),
     "SEARCH.EVOLUTION.POPULATION": (2, 1e5),
     "SEARCH.EVOLUTION.GENERATIONS": (0, 1e5),
     "SEARCH.EVOLUTION.MUTATION": (TINY, 1),

@@ -75,10 +75,11 @@ STRATEGY_RULES = (
         "RECALIBRATION_IMAGES RANKING_IMAGES",
         SUPERNETS,
     ),
-    _strategy("EPOCHS", (*SUPERNETS, "random")),
+    _strategy("EPOCHS", (*SUPERNETS, "predictor", "random")),
     _strategy("ARCH", ("single",), harmless=("",)),
     _strategy("RANDOM.ARCHS", ("random",)),
-    _strategy("EVOLUTION.*", ("one_shot",)),
+    _strategy("EVOLUTION.*", ("one_shot", "predictor")),
+    _strategy("PREDICTOR.SAMPLES", ("predictor",)),
     _strategy("ONE_SHOT.*", ("one_shot",), harmless=(False,)),
     Rule(("SEARCH.ONE_SHOT.DISTILL",), lambda c, _: not c.SEARCH.ONE_SHOT.SANDWICH, "SEARCH.ONE_SHOT.SANDWICH", "set it", (False,)),
 )
@@ -176,7 +177,7 @@ def _check_channels(cfg: CfgNode) -> None:
         if not 1 <= len(values) <= MAX_CHANNELS or not all(math.isfinite(v) and v >= low for v in values):
             above = " above 0" if low > 0 else ""
             raise ConfigError(f"DATA.{name}: {shown(values)} is not a number{above} for each of 1 to {MAX_CHANNELS} channels")
-    if len(cfg.DATA.MEAN) != len(cfg.DATA.STD):
+    if not cfg.DATA.IN_CHANNELS and len(cfg.DATA.MEAN) != len(cfg.DATA.STD):
         raise ConfigError(f"DATA.STD: {len(cfg.DATA.STD)} values, and DATA.MEAN has {len(cfg.DATA.MEAN)}; give one for each channel")
 
 

@@ -15,6 +15,7 @@ from .data_set import KINDS, Data, DataError, Source, Split
 from .digit_scenes import digit_scenes
 from .digits import digits
 from .folders import cifar10, image_folder, imagenet
+from .images import BadImage, open_image
 from .loader import Loader, Transform
 from .options import DataOptions
 from .remarks import remark, remark_enlarged
@@ -184,7 +185,12 @@ def _check_channels(options: DataOptions, split: Split) -> None:
     source = split.source
     if source.in_memory and source.images.shape[1] not in (1, channels):
         raise DataError(f"DATA.MEAN: {channels} values, and the images have {source.images.shape[1]} channels; give one for each")
-    if not source.in_memory and not source.normalised and channels not in (1, 3):
-        raise DataError(
-            f"DATA.MEAN: {channels} values; image files have 3 channels, or are read as grey with 1 (float tensors may have any)"
-        )
+    if source.in_memory or source.normalised or channels in (1, 3):
+        return
+    if options.augment == "randaugment":
+        raise DataError(f"DATA.AUGMENT: randaugment is for grey and colour, and the images have {channels} channels; use crop or affine")
+    try:
+        open_image(source.peek(split.indices[0])[0], options.background, channels)
+    except BadImage as error:
+        many = "DATA.IN_CHANNELS" if options.in_channels else "DATA.MEAN"
+        raise DataError(f"{many}: for {channels} channels, and {source.name(split.indices[0])}: {error}") from None

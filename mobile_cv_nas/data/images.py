@@ -9,22 +9,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .bands import BadImage as BadImage
+from .bands import Bands, from_pages, read_array, to_bands
+
 MAX_PIXELS = 89_478_485  # an image of more would need over 256 MiB; Pillow warns from here on
 MAX_ASPECT = 8  # the middle of a longer image is taken before it is resized: 1x10000 pixels must not become gigabytes
 # By content, whatever the name says. Of others Pillow reads, some run programs (EPS) or are little tried.
 FORMATS = ("JPEG", "PNG", "WEBP", "PPM", "BMP", "GIF", "TIFF", "AVIF")
 ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"),
-    *(".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".npy"),
 )
 BACKGROUNDS = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
 _ORIENTATION = 0x0112  # EXIF's tag, and Pillow's number of the transposition that undoes each value
 _TURNS: dict[int, Any] = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 TURNED = "turned"  # key of a PIL image's info: set where EXIF had it turned
-
-
-class BadImage(Exception):
-    """An image that cannot be used, and why."""
 
 
 def endings() -> tuple[str, ...]:
@@ -34,34 +33,62 @@ def endings() -> tuple[str, ...]:
     return (*ENDINGS, ".avif", ".avifs") if features.check("avif") else ENDINGS
 
 
-def open_image(source: Any, background: str = "white") -> Any:
+def open_image(source: Any, background: str = "white", channels: int | None = None) -> Any:
     """A PIL image in RGB from a path, a PIL image, an array (H, W[, C]) or a tensor (C, H, W), uint8, uint16 or float.
+
+    Of other `channels` than 1 and 3 they are `Bands`, with each channel as it is stored; where `channels` are not said, only .npy files
+    that can be no picture are.
 
     It is turned as EXIF says, transparent parts are composited on `background` (white | black), 16-bit and float values
     are scaled to 8 bits, palettes and CMYK converted. Raises BadImage, and nothing else, for what cannot be used.
     """
     try:
         if isinstance(source, (str, os.PathLike)):
-            return _from_file(source, background)
+            return _from_file(source, background, channels)
         if hasattr(source, "convert"):  # a PIL image
-            return to_rgb(source, background)
-        return _from_array(source, background)
+            return _of_pillow(source, background, channels)
+        return _from_array(source, background, channels)
     except BadImage:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything for damaged data
         raise BadImage(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from None
 
 
-def _from_file(path: str | os.PathLike, background: str) -> Any:
+def _from_file(path: str | os.PathLike, background: str, channels: int | None) -> Any:
     from PIL import Image
 
+    if os.fspath(path).lower().endswith(".npy"):
+        array = read_array(path)
+        return to_bands(array) if channels is None and array.ndim == 3 and array.shape[2] > 4 else _from_array(array, background, channels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata; sizes are checked here
         with open(path, "rb", opener=_at_once) as file, Image.open(file, formats=_formats()) as opened:
             width, height = opened.size
             if width * height > MAX_PIXELS:
                 raise BadImage(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
-            return to_rgb(opened, background)
+            return _of_pillow(opened, background, channels)
+
+
+def _of_pillow(image: Any, background: str, channels: int | None) -> Any:
+    if channels in (None, 1, 3):
+        return to_rgb(image, background)
+    assert channels is not None
+    found = from_pages(image, channels)
+    if found is None:
+        raise BadImage(
+            f"has {len(image.getbands())} channels ({image.mode}), where {channels} are needed: in a .npy file, or a TIFF of pages"
+        )
+    bands, orientation = to_bands(found), _orientation(image)
+    if orientation in _TURNS:
+        bands = Bands(_turned(bands.values, orientation), {TURNED: orientation})
+    return bands
+
+
+def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
+    """As EXIF says, channel by channel."""
+    from PIL import Image
+
+    return np.stack([np.asarray(Image.fromarray(one).transpose(_TURNS[orientation])) for one in np.moveaxis(values, -1, 0)], -1)
 
 
 def _formats() -> tuple[str, ...]:
@@ -75,7 +102,7 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
 
 
-def _from_array(source: Any, background: str) -> Any:
+def _from_array(source: Any, background: str, channels: int | None) -> Any:
     from PIL import Image
 
     if isinstance(source, Tensor):
@@ -83,6 +110,8 @@ def _from_array(source: Any, background: str) -> Any:
         values = np.asarray(source.permute(1, 2, 0) if source.ndim == 3 else source)
     else:
         values = np.asarray(source)
+    if channels not in (None, 1, 3):
+        return to_bands(values, channels)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
     if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (2, 3, 4))) or not values.size:
@@ -133,10 +162,12 @@ def _orientation(image: Any) -> int:
 
 
 def middle(image: Any) -> Any:
-    """A PIL image; of one that is over MAX_ASPECT times as long as wide (or wide as long), the middle."""
-    width, height = image.size
+    """A PIL image or a tensor (C, H, W); of one that is over MAX_ASPECT times as long as wide (or wide as long), the middle."""
+    width, height = (image.shape[-1], image.shape[-2]) if isinstance(image, Tensor) else image.size
     new_width, new_height = min(width, MAX_ASPECT * height), min(height, MAX_ASPECT * width)
     if (new_width, new_height) == (width, height):
         return image
     left, top = (width - new_width) // 2, (height - new_height) // 2
+    if isinstance(image, Tensor):
+        return image[..., top : top + new_height, left : left + new_width]
     return image.crop((left, top, left + new_width, top + new_height))

@@ -55,8 +55,9 @@ Transform = Callable[..., Any]
 class _Reader(Dataset):
     """Makes batches from keys. Randomness is seeded by (seed, epoch, image), never by the order of reading."""
 
-    def __init__(self, split: Split, train: bool, seed: int, transform: Transform, background: str):
-        self.split, self.train, self.seed, self.transform, self.background = split, train, seed, transform, background
+    def __init__(self, split: Split, train: bool, seed: int, transform: Transform, options: DataOptions):
+        self.split, self.train, self.seed, self.transform = split, train, seed, transform
+        self.background, self.channels = options.background, len(options.mean)
         self.collate = getattr(transform, "collate", default_collate)
 
     def __getitems__(self, key: _Key) -> _Batch:
@@ -92,7 +93,7 @@ class _Reader(Dataset):
     def _prepared(self, index: int) -> tuple[Any, Any]:
         image, label = self.split.source.item(index)
         if not (isinstance(image, Tensor) and image.is_floating_point()):  # such a one is prepared already
-            image = open_image(image, self.background)
+            image = open_image(image, self.background, self.channels)
         return self.transform(image, label)
 
 
@@ -125,8 +126,9 @@ class Loader:
         self.split, self.train, self.seed = split, train, seed
         self.batch_size, self.shard = batch_size, shard
         self.max_skipped = options.max_skipped_share
+        self.channels = len(options.mean)  # of an image
         self.skipped: set[int] = set()  # positions in the split
-        self._reader = _Reader(split, train, seed, transform, options.background)
+        self._reader = _Reader(split, train, seed, transform, options)
         self._workers = 0 if split.source.in_memory else usable_workers(options.workers)
         self._keys = _Keys()
         self._loader: DataLoader | None = None
@@ -158,7 +160,7 @@ class Loader:
                 if restarts > _MAX_RESTARTS:
                     raise DataError(
                         f"the processes that read images keep dying ({' '.join(str(error).split())[:120]}); "
-                        "free some memory or set DATA.WORKERS 0"
+                        f"free some memory or set DATA.WORKERS 0{_guard_hint()}"
                     ) from None
                 _LOG.warning("a process that reads images died; starting new ones")
 
@@ -193,13 +195,20 @@ class Loader:
                 pin_memory=torch.cuda.is_available(),
                 generator=torch.Generator().manual_seed(0),  # else an epoch would draw from the global one
             )
-        before, others = signal.getsignal(signal.SIGCHLD), set(multiprocessing.active_children())
-        iterator = iter(self._loader)
+        number = getattr(signal, "SIGCHLD", None)  # Windows has none
+        before, others = number and signal.getsignal(number), set(multiprocessing.active_children())
+        if self._workers:
+            check_main_guard()
+        try:
+            iterator = iter(self._loader)
+        except (BrokenPipeError, EOFError) as error:  # a process that was spawned ended before it began
+            self._loader = None
+            raise DataError(f"the processes that read images do not start ({type(error).__name__}); {_GUARD}") from None
         _WORKERS.update(set(multiprocessing.active_children()) - others)
-        if signal.getsignal(signal.SIGCHLD) is not before:
+        if number and signal.getsignal(number) is not before:
             # Torch's handler raises wherever the main process happens to be when a worker dies, even amid an
             # optimizer step. Without it the death is noticed within 5 seconds, here, where it can be mended.
-            signal.signal(signal.SIGCHLD, before)
+            signal.signal(number, before)
         return iterator
 
     def _note_bad(self, bad: list[tuple[int, str]]) -> None:
@@ -218,6 +227,19 @@ class Loader:
                 f"{context}{count} of {len(self.split)} images cannot be read, more than DATA.MAX_SKIPPED_SHARE "
                 f"{self.max_skipped:g}; mend the data or raise that share"
             )
+
+
+_GUARD = 'a script must call what it runs under: if __name__ == "__main__":'
+
+
+def check_main_guard() -> None:
+    """Raises DataError in a process that runs a whole script again, where it was to read images: it lacks a main guard."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # multiprocessing's own sign
+        raise DataError(f"this process was started to read images, and runs the script again: {_GUARD}")
+
+
+def _guard_hint() -> str:
+    return "" if multiprocessing.get_start_method() == "fork" else f"; {_GUARD}"
 
 
 def processors() -> int:

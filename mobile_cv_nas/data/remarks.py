@@ -167,6 +167,8 @@ def _size(source: Source, index: int) -> tuple[int, int]:
     if not isinstance(image, (str, os.PathLike)):
         return image_size(image)
     try:
+        if os.fspath(image).lower().endswith(".npy"):
+            return open_image(image).size
         with Image.open(image) as opened:  # reads the header only
             return opened.size
     except Exception as error:

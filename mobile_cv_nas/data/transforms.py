@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from .bands import Bands
 from .images import TURNED, BadImage, middle
 from .options import DataOptions
 
@@ -76,9 +77,15 @@ def preprocess(
 
 
 def with_channels(image: Any, channels: int) -> Any:
-    """A PIL image with 3 channels, or 1 (grey). Raises BadImage for another number, which only tensors can have."""
+    """A PIL image with 3 channels, or 1 (grey); bands as a tensor. Raises BadImage for another number of channels than these have."""
+    if isinstance(image, Tensor):  # made of bands before
+        return image
+    if isinstance(image, Bands):
+        if image.channels != channels:
+            raise BadImage(f"has {image.channels} channels, where {channels} are needed")
+        return image.tensor()
     if channels not in (1, 3):
-        raise BadImage(f"an image file has 1 or 3 channels, and DATA.MEAN has {channels} values; give float tensors ({channels}, H, W)")
+        raise BadImage(f"a {image.mode} image, where {channels} channels are needed")
     wanted = "L" if channels == 1 else "RGB"
     return image if image.mode == wanted else image.convert(wanted)
 
@@ -216,6 +223,8 @@ class BoxTransform:
         width, height = _checked_size(image, target.size)
         if isinstance(image, Tensor):
             image = tv_tensors.Image(fitted(image, None, self.options))
+        else:
+            image = with_channels(image, len(self.options.mean))
         convert = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
         if not self.train:
             return v2.Compose(convert)(image).as_subclass(Tensor), target
@@ -264,8 +273,8 @@ class MaskTransform:
             mask = tv_tensors.Mask(torch.from_numpy(target.mask(tuple(image.shape[1:])))[None])
             mask = v2.functional.resize(mask, side)
             return fitted(image, self.input_size, self.options), mask.as_subclass(Tensor)[0].long()
-        image = with_channels(image, len(self.options.mean))
         drawn = target.mask((image.size[1], image.size[0]))  # DataError if of another size
+        image = with_channels(image, len(self.options.mean))
         sample: Any = (v2.functional.to_image(image), tv_tensors.Mask(torch.from_numpy(drawn)[None]))
         if self.augment == "crop":
             scale = (self.options.crop_scale, 1.0)

@@ -74,7 +74,7 @@ def _prepared(image: Any, model: Model | None, interface: Interface) -> Tensor:
         if model.about.get("own_inputs"):
             raise InputError("int8: the network was trained on tensors that a Dataset of its own prepared; give float tensors made alike")
         try:
-            image = model.transform(open_image(image, model.transform.background))
+            image = model.transform(open_image(image, model.transform.background, model.task.in_channels))
         except BadImage as error:
             raise InputError(f"int8: {image}: no image that can be read: {error}; take it out") from None
     if interface.kind == "detection" and image.ndim == 3:

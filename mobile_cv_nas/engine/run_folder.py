@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
 import logging
 import os
@@ -14,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from ..data.loader import check_main_guard
 from ..errors import FileError
 from ..files import TEMPORARY, atomic_write, write_error
 from .about import ABOUT
@@ -40,22 +41,22 @@ class RunFolder:
         self._made = False
 
     def __enter__(self) -> Path:
+        check_main_guard()
         self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a")  # held until __exit__
-            _LOCKS.add(self._lock)
         except FileExistsError:
             raise FileError(f"{self.path}: a file, where OUTPUT_DIR needs a folder; name another") from None
         except OSError as error:
             raise write_error(self.path, error) from None
+        self._lock = FileLock(str(self.path / ".lock"), timeout=0)  # held until __exit__
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._release()
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise write_error(self.path, error) from None
+            self._lock.acquire()
+        except Timeout:
             raise FileError(f"{self.path}: another run is using this folder; wait for it or set OUTPUT_DIR") from None
+        except OSError as error:
+            raise write_error(self.path, error) from None
+        _LOCKS.add(self._lock)
         with contextlib.suppress(OSError):
             for leftover in self.path.rglob(f".*{TEMPORARY}"):
                 leftover.unlink(missing_ok=True)
@@ -69,13 +70,25 @@ class RunFolder:
         self._release()
 
     def _release(self) -> None:
-        self._lock.close()  # and with it the lock, as at any death of the process
+        self._lock.release()  # as at any death of the process
         _LOCKS.discard(self._lock)
 
 
-# A forked process, such as one that reads images, would keep a lock for the seconds by which it outlives this one.
 _LOCKS: set[Any] = set()
-os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _LOCKS])
+
+
+def _forget_locks() -> None:
+    """In a forked process, such as one that reads images: it would keep a lock for the seconds by which it outlives the run."""
+    for lock in _LOCKS:
+        descriptor = getattr(getattr(lock, "_context", None), "lock_file_fd", None)
+        if descriptor is not None:  # recent versions of filelock have closed it themselves
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+    _LOCKS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
 
 
 def check_free(folder: Path, resume: bool, overwrite: bool = False) -> bool:

@@ -20,7 +20,7 @@ from ..errors import InputError
 class RuntimeOptions:
     """Where and how a run computes, and how often it saves; the keys of RUNTIME and CHECKPOINT say the same."""
 
-    device: str = "auto"  # auto | cpu | cuda
+    device: str = "auto"  # auto (cuda where there is a GPU, else cpu) | cpu | cuda | mps
     precision: str = "no"  # no (float32) | fp16 | bf16: mixed precision
     accumulate: int = 1  # batches a step is split into, to save memory
     channels_last: bool = False  # memory layout, faster on recent GPUs and on most CPUs
@@ -93,7 +93,12 @@ class Runtime:
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sums of the values over all processes; a call that all processes make."""
-        return self.total(torch.tensor(values, dtype=torch.float64, device=self.device))
+        device = "cpu" if self.device.type == "mps" else self.device
+        return self.total(torch.tensor(values, dtype=torch.float64, device=device))
+
+    def exact(self, value: Tensor) -> Tensor:
+        """A tensor as float64, detached; on the CPU where its device has no such numbers."""
+        return (value.detach().cpu() if self.device.type == "mps" else value.detach()).double()
 
     def total(self, values: Tensor) -> list[float]:
         """The sums of a vector of float64 over all processes."""
@@ -130,11 +135,17 @@ def start_runtime(options: RuntimeOptions | None = None) -> Runtime:
     cuda = torch.cuda.is_available() and options.device != "cpu"
     if options.device == "cuda" and not cuda:
         raise InputError("RUNTIME.DEVICE: cuda, but this machine has no GPU that torch can use; use cpu or auto")
+    mps = options.device == "mps"
+    if mps and not torch.backends.mps.is_available():
+        raise InputError("RUNTIME.DEVICE: mps, but this machine has no Apple GPU that torch can use; use cpu or auto")
+    cuda = cuda and not mps
     for key, wanted in (("PRECISION", options.precision == "fp16"), ("SYNC_BN", options.sync_bn)):
         if wanted and not cuda:
             raise InputError(f"RUNTIME.{key}: {getattr(options, key.lower())} needs a GPU; leave it out on this machine")
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("mps" if mps else "cpu")
+    if mps and world > 1:
+        raise InputError(f"RUNTIME.DEVICE: mps serves one process, not {world}; start one, or use cpu")
     if cuda:
         torch.cuda.set_device(device)
     if world == 1:

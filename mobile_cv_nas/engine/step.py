@@ -106,9 +106,10 @@ class Stepper:
         names = [*found[0].sums, *found[0].terms, "images"]
         rows = []
         for one in found:
-            values = [value.detach().double() for value in (*one.sums.values(), *one.terms.values())]
+            values = [self.runtime.exact(value) for value in (*one.sums.values(), *one.terms.values())]
             rows.append(torch.stack([*values, values[0].new_tensor(one.images)]))
-        rest = [norm.detach().double().view(1), norm.new_tensor([float(flag) for flag in flags], dtype=torch.float64)]
+        size = self.runtime.exact(norm).view(1)
+        rest = [size, size.new_tensor([float(flag) for flag in flags])]
         numbers = self.runtime.total(torch.cat([torch.stack(rows).sum(0), *rest]))
         by_name = dict(zip(names, numbers))
         sums = {name: by_name[name] for name in (*found[0].sums, "images")}

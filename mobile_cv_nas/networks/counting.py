@@ -64,7 +64,7 @@ class _OneImage(nn.Module):
         return detector.rpn.head(maps), roi.box_predictor(roi.box_head(pooled))
 
 
-def count_detector(detector: nn.Module, input_size: int, proposals: int | None = None) -> Cost:
+def count_detector(detector: nn.Module, input_size: int, proposals: int | None = None, in_channels: int = 3) -> Cost:
     """MACs of one square image and trainable parameters of a detector, as `count`.
 
     Backbone, pyramid and the layers on its maps count once, a box head once a proposal. Interpolation in the pyramid counts by
@@ -74,5 +74,6 @@ def count_detector(detector: nn.Module, input_size: int, proposals: int | None =
         detector: of `build_detector`.
         input_size: side of the image in pixels.
         proposals: of faster_rcnn; None is the most that it keeps in evaluation.
+        in_channels: of the image.
     """
-    return count(_OneImage(detector, proposals), input_size)
+    return count(_OneImage(detector, proposals), input_size, in_channels)

@@ -267,7 +267,9 @@ class Supernet(nn.Module):
     def _sampled(self, x: Tensor, gates: Gates) -> Tensor:
         """The most probable size under the noise (a draw from softmax(alpha)); where its alpha learns, also the next.
 
-        The value is the first size's logits; the gradient reaches the gates of both through the logits, once.
+        The value is the first size's logits; the gradient reaches the gates of both through the logits, once. Its mean points where the
+        gradient of the mixture does, and has n / 2(n - 1) of its norm for n sizes that are alike, all of it once the gates are hard. Both
+        have the factor 1 / tau of a softmax at temperature tau, as the cost term has; Adam's steps do not depend on a common factor.
         """
         assert gates.sizes is not None
         learns = gates.sizes.requires_grad and torch.is_grad_enabled()

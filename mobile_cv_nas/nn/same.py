@@ -5,8 +5,11 @@ Source: TensorFlow, `tf.nn.convolution`, notes on padding.
 
 from __future__ import annotations
 
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+torch.fx.wrap("pad_same")  # its zeros depend on the map's size, which a trace does not know
 
 
 def same_zeros(size: int, kernel: int, stride: int, rate: int = 1, own_stride: int = 0) -> tuple[int, int]:

@@ -12,12 +12,20 @@ from ..files import write_error
 BOARD = "tensorboard"  # the folder in that of a run
 
 
-def write_board(folder: Path, step: int, texts: Mapping[str, str], options: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+def write_board(
+    folder: Path,
+    step: int,
+    figures: Mapping[str, Path],
+    texts: Mapping[str, str],
+    options: Mapping[str, Any],
+    scores: Mapping[str, float],
+) -> None:
     """Adds to the run's TensorBoard files.
 
     Args:
-        folder: of the run, whose PNG figures are shown.
+        folder: of the run.
         step: to show figures and texts at.
+        figures: PNG files by name; those that are not there are left out.
         texts: by name; each is shown as it is.
         options: shown as hyperparameters: numbers, words and switches; others as text.
         scores: the metrics beside them.
@@ -32,8 +40,10 @@ def write_board(folder: Path, step: int, texts: Mapping[str, str], options: Mapp
     plain = {name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in options.items()}
     try:
         with SummaryWriter(str(folder / BOARD)) as board:
-            for path in sorted(folder.glob("*.png")):
-                board.add_image(path.stem, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+            for name, path in figures.items():
+                if path.is_file():
+                    with Image.open(path) as image:
+                        board.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
             for name, text in texts.items():
                 board.add_text(name, f"```\n{text}\n```", step)
             board.add_hparams(plain, {f"result/{name}": value for name, value in scores.items()}, run_name=".")

@@ -21,7 +21,8 @@ from .tables import name_of
 
 REPORT = "report.html"
 _PARTS = ("block", "channels", "hidden")  # of a layer, each perhaps a choice
-_UNITS = {"macs": "MACs", "params": "parameters"}
+_UNITS = {"macs": "MACs", "params": "parameters"}  # of whole numbers
+_OTHERS = {"latency": "ms", "memory": "bytes of maps"}
 
 
 def write_report(folder: str | os.PathLike, out: str | os.PathLike | None = None) -> Path:
@@ -67,8 +68,11 @@ def _title(run: RunFiles) -> str:
 
 
 def _amount(value: float, objective: str) -> str:
-    unit = _UNITS.get(objective, objective)
-    return f"{value:,.0f} {unit}" if objective in _UNITS else f"{value:g} {unit}"
+    return f"{value:,.0f} {_UNITS[objective]}" if objective in _UNITS else f"{value:,.5g} {_unit(objective)}"
+
+
+def _unit(objective: str) -> str:
+    return {**_UNITS, **_OTHERS}.get(objective, objective)
 
 
 def _facts(run: RunFiles) -> list[tuple[str, str]]:
@@ -112,12 +116,25 @@ def _summary(run: RunFiles) -> list[tuple[str, str, str]]:
             if off and "counted" in result:
                 off += f", with {result['target_classes']:,} classes {result['counted']:,}"
             found.append((_UNITS[key], f"{result[key]:,}", off))
+    found += _other_costs(result)
     if "target" in result:
         how = "argmax of the alphas"
         if result["derived"] != "argmax":
             how = f"best of {result['candidates_compared']} compared, of {result['candidates_within']} near the target"
         amount, _, unit = _amount(result["target"], result["objective"]).partition(" ")
         found.append((f"target, {unit}", amount, how))
+    return found
+
+
+def _other_costs(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Costs that are neither MACs nor parameters, and limits."""
+    key, found = result.get("objective", ""), []
+    if key not in _UNITS and key in result:
+        found.append((_unit(key), f"{result[key]:,.5g}", f"{result[key] / result['target'] - 1:+.1%} against the target"))
+    if result.get("latency_measured") is not None:
+        found.append(("ms, measured", f"{result['latency_measured']:,.4g}", "on the machine of the search"))
+    for name, one in result.get("limits", {}).items():
+        found.append((f"{_unit(name)}, limited", f"{one['cost']:,.5g}", f"at most {one['most']:,.5g}"))
     return found
 
 
@@ -186,7 +203,7 @@ def _charts(run: RunFiles) -> list[tuple[str, str]]:
     costs = {"cost_sampled": "sampled", "cost_expected": "expected", "cost_argmax": "argmax"}
     if "target" in result:
         aim = (result["target"], float(run.keys.get("SEARCH.TOLERANCE", 0)))
-        unit = _UNITS.get(result["objective"], result["objective"])
+        unit = _unit(result["objective"])
         found.append((f"{unit} over the search", svg.lines(_series(records, costs, 1), f"{unit} over the epochs", aim=aim)))
     found += _target_charts(run)
     names = {"entropy": "mean entropy of the alphas"}
@@ -208,7 +225,7 @@ def _target_charts(run: RunFiles) -> list[tuple[str, str]]:
     folders, unit = [row["folder"] for row in run.front], run.front[0]["objective"]
     found = []
     for key, title in (
-        ("cost_expected", f"expected {_UNITS.get(unit, unit)}"),
+        ("cost_expected", f"expected {_unit(unit)}"),
         ("alpha_loss", "loss of the alphas"),
         ("entropy", "entropy"),
     ):
@@ -250,10 +267,10 @@ def _front(run: RunFiles) -> dict[str, Any] | None:
     drawing = ""
     if known:
         marks = [svg.Mark(row["folder"], row[key], row["score"], row.get("error") or 0.0, bool(row.get("dominated"))) for row in known]
-        drawing = svg.points(marks, _UNITS.get(key, key), "score over cost of the networks found")
+        drawing = svg.points(marks, _unit(key), "score over cost of the networks found")
     for row in rows:
         row["aim"] = _amount(row["target"], row["objective"])
-    return {"rows": rows, "unit": _UNITS.get(key, key), "drawing": drawing}
+    return {"rows": rows, "unit": _unit(key), "drawing": drawing}
 
 
 def _command(run: RunFiles) -> str:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ..arch import ArchDef
-from ..arch.layer import reading
+from ..arch.layer import map_sizes, reading
+from ..engine.progress import short
 from ..networks.build import build_model
 from ..networks.counting import count
 from ..nn.heads import HeadDef
@@ -145,13 +146,28 @@ def _row(stage: int, name: str, block: nn.Module, width_in: int, x: torch.Tensor
 # -- the network -------------------------------------------------------------------------------------------------------
 
 
-def draw_arch(arch: ArchDef, path: str | os.PathLike, title: str = "") -> None:
+def block_macs(arch: ArchDef, in_channels: int = 3) -> list[int]:
+    """The MACs of each block, exact."""
+    sides = map_sizes(arch.layers, arch.input_size)
+    layers = reading(arch.layers, in_channels)
+    found = []
+    for layer, side in zip(layers, sides):
+        found.append(layer.cost(layer.names[0], layer.c_in[0], layer.channels[0], layer.hidden[0], side).macs)
+    return found
+
+
+def draw_arch(arch: ArchDef, path: str | os.PathLike, title: str = "", about: str = "", in_channels: int = 3) -> None:
     """Draws a network block by block (as the paper's Fig. 6) and writes the image to `path`.
 
-    Kernel size is colour and expansion height, to scale; a skip is a gap. Output widths, squeeze-and-excite and
-    hard-swish are marked below each block, and each stage carries the side of its maps.
+    Kernel size is colour and expansion height, to scale; a skip is a gap. Output widths, squeeze-and-excite,
+    hard-swish and MACs stand below each block, and each stage carries the side of its maps.
+
+    Args:
+        title: "" for the arch's name.
+        about: a line beside the title, such as cost and accuracy.
+        in_channels: of the image.
     """
-    rows = block_rows(arch)
+    rows, macs = block_rows(arch), block_macs(arch, in_channels)
     top = max([row.expansion for row in rows] + [2.0])
     width = max(6.0, 1.9 + 0.5 * len(rows))
     height = 3.5
@@ -160,7 +176,7 @@ def draw_arch(arch: ArchDef, path: str | os.PathLike, title: str = "") -> None:
         for i, row in enumerate(rows):
             _draw_block(axes, i, row)
         _draw_stages(axes, rows, top)
-        _draw_marks(axes, rows)
+        _draw_marks(axes, rows, macs)
         axes.set_xlim(-0.6, len(rows) - 0.4)
         axes.set_ylim(0, top * 1.04)
         axes.set_xticks([])
@@ -168,6 +184,8 @@ def draw_arch(arch: ArchDef, path: str | os.PathLike, title: str = "") -> None:
         axes.spines[["top", "right"]].set_visible(False)
         heading = title or arch.name or "network"
         figure.text(0.2 / width, 1 - 0.2 / height, heading, fontsize=12, fontweight="bold", color=INK, va="center")
+        if about:
+            figure.text(1 - 0.2 / width, 1 - 0.2 / height, about, fontsize=9, color=INK, va="center", ha="right")
         _draw_key(figure, rows, width)
 
 
@@ -194,10 +212,10 @@ def _draw_stages(axes: Any, rows: Sequence[BlockRow], top: float) -> None:
         start = i
 
 
-def _draw_marks(axes: Any, rows: Sequence[BlockRow]) -> None:
-    """Three lines of marks below the bars: output width, squeeze-and-excite, hard-swish."""
+def _draw_marks(axes: Any, rows: Sequence[BlockRow], macs: Sequence[int]) -> None:
+    """Four lines of marks below the bars: output width, squeeze-and-excite, hard-swish, MACs."""
     place = axes.get_xaxis_transform()
-    levels = {"channels": -0.10, "SE": -0.24, "hswish": -0.38}
+    levels = {"channels": -0.09, "SE": -0.20, "hswish": -0.31, "MACs": -0.42}
     for name, level in levels.items():
         axes.text(-0.75, level, name, transform=place, ha="right", va="center", fontsize=8, color=INK)
     for i, row in enumerate(rows):
@@ -213,6 +231,8 @@ def _draw_marks(axes: Any, rows: Sequence[BlockRow]) -> None:
             fontsize=small,
             color=colour,
         )
+        if macs[i]:
+            axes.text(i, levels["MACs"], short(macs[i]), transform=place, ha="center", va="center", fontsize=6.5, color=INK)
         for name, marked in (("SE", row.se), ("hswish", row.hswish)):
             if not row.is_skip:
                 marker, dot = ("o", INK) if marked else ("_", FAINT)

@@ -14,12 +14,17 @@ from .figures import FAINT, INK, RED, SERIES, figure_file
 # -- the alphas --------------------------------------------------------------------------------------------------------
 
 
-def draw_alphas(choices: Sequence[Choice], records: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
+def draw_alphas(
+    choices: Sequence[Choice], records: Sequence[Mapping[str, Any]], path: str | os.PathLike, derived: Mapping[str, int] | None = None
+) -> None:
     """Draws softmax(alpha) of every choice over the epochs, one row of heat maps a layer.
+
+    The options of the derived network are bold and red, which need not be the most probable ones.
 
     Args:
         choices: of the space, in its order.
         records: the epochs of `metrics.jsonl`: each has `epoch` and `probabilities`, {choice name: [option, ...]}.
+        derived: the options that the derived network is made of, by choice; the most probable ones without.
     """
     layers: dict[str, list[Choice]] = {}
     for choice in choices:
@@ -36,7 +41,7 @@ def draw_alphas(choices: Sequence[Choice], records: Sequence[Mapping[str, Any]],
             for choice in row:
                 axes = cells[kinds.index(_kind(choice)) if "." in choice.name else 0]
                 values = [record["probabilities"][choice.name] for record in records]
-                image = _draw_heat(axes, choice, epochs, values)
+                image = _draw_heat(axes, choice, epochs, values, marked(choice, values[-1], derived))
         for column in grid.T:
             shown = [axes for axes in column if axes.axison]
             if shown:
@@ -48,20 +53,27 @@ def draw_alphas(choices: Sequence[Choice], records: Sequence[Mapping[str, Any]],
         figure.suptitle("What each layer learned to choose", fontsize=12, fontweight="bold", color=INK)
 
 
+def marked(choice: Choice, probabilities: Sequence[float], derived: Mapping[str, int] | None) -> int | None:
+    """The option to mark: of the derived network, None where it does not depend on the choice; without one the most probable."""
+    if derived is not None:
+        return derived.get(choice.name)
+    return max(range(len(probabilities)), key=lambda i: probabilities[i])
+
+
 def _kind(choice: Choice) -> str:
     return choice.name.rpartition(".")[2]
 
 
-def _draw_heat(axes: Any, choice: Choice, epochs: Sequence[int], values: Sequence[Sequence[float]]) -> Any:
+def _draw_heat(axes: Any, choice: Choice, epochs: Sequence[int], values: Sequence[Sequence[float]], best: int | None) -> Any:
     axes.set_axis_on()
     count = len(choice.options)
     table = torch.tensor(values, dtype=torch.float64).T.numpy()  # (options, epochs)
     span = (epochs[0] - 0.5, epochs[-1] + 0.5, -0.5, count - 0.5)
     image = axes.imshow(table, aspect="auto", origin="lower", extent=span, cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
-    best = int(table[:, -1].argmax())
     axes.set_yticks(range(count), [str(option) for option in choice.options], fontsize=6)
-    axes.get_yticklabels()[best].set_fontweight("bold")
-    axes.get_yticklabels()[best].set_color(RED)
+    if best is not None:
+        axes.get_yticklabels()[best].set_fontweight("bold")
+        axes.get_yticklabels()[best].set_color(RED)
     axes.tick_params(axis="x", labelsize=7, labelbottom=False, length=2)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -79,6 +91,7 @@ def draw_curves(
     tolerance: float = 0.05,
     unit: str = "MACs",
     warmup: int = 0,
+    derived: float | None = None,
 ) -> None:
     """Draws loss, cost and entropy over the epochs.
 
@@ -86,6 +99,7 @@ def draw_curves(
         records: the epochs of `metrics.jsonl`.
         target: in units of `unit`; a band of `tolerance` (a fraction) is drawn around it.
         warmup: number of epochs before alpha learns, shaded.
+        derived: cost of the derived network, marked at the end.
     """
     epochs = [record["epoch"] + 1 for record in records]
     with figure_file(path, (7.5, 7.2), constrained=True) as figure:
@@ -98,6 +112,8 @@ def draw_curves(
         _lines(cost, epochs, records, costs)
         cost.axhspan(target * (1 - tolerance), target * (1 + tolerance), color="#4fae74", alpha=0.25, linewidth=0)
         cost.axhline(target, color="#2f7d4f", linewidth=1, linestyle="--", label=f"target ± {tolerance:.0%}")
+        if derived is not None:
+            cost.plot([epochs[-1]], [derived], "D", color=RED, markersize=6, label="derived network", zorder=5, clip_on=False)
         cost.set_ylabel(unit)
         cost.yaxis.set_major_formatter(_engineering())
         _lines(entropy, epochs, records, {"entropy": "mean normalised entropy of alpha"})

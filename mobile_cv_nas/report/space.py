@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import os
+import random
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +14,12 @@ from typing import Any
 
 from ..arch import ArchDef, ArchError, SearchSpace
 from ..arch.layer import map_sizes
+from ..engine.progress import short
 from ..errors import InputError, did_you_mean
 from ..nn.shapes import Cost
 
 KINDS = {"input_size": "input size", "block": "block", "channels": "channels", "hidden": "hidden channels"}
+_SHARES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class SpaceInfo:
         largest, smallest: members by MACs, with their costs.
         params: fewest and most parameters of a member.
         missing: by name of a network, what keeps it out of the space; empty for a member.
+        drawn: ascending MACs and parameters of some members that were drawn with every choice uniform.
+        target: a cost to place among those drawn, and what it counts (macs or params); None for none.
     """
 
     space: SearchSpace
@@ -40,6 +46,17 @@ class SpaceInfo:
     smallest: tuple[ArchDef, Cost]
     params: tuple[int, int]
     missing: Mapping[str, list[str]]
+    drawn: Mapping[str, tuple[int, ...]]
+    target: tuple[float, str] | None = None
+
+    def share_below(self, cost: float, objective: str = "macs") -> float:
+        """The share of the drawn members that cost less."""
+        return bisect.bisect_left(self.drawn[objective], cost) / len(self.drawn[objective])
+
+    def quantile(self, share: float, objective: str = "macs") -> int:
+        """The cost that this share of the drawn members does not exceed."""
+        costs = self.drawn[objective]
+        return costs[min(len(costs) - 1, max(0, math.ceil(share * len(costs)) - 1))]
 
     @property
     def ratio(self) -> int:
@@ -47,7 +64,7 @@ class SpaceInfo:
         return self.size // self.blocks_only
 
     def __str__(self) -> str:
-        return "\n\n".join(part for part in (self._figures(), self._choices(), self._children(), self._networks()) if part)
+        return "\n\n".join(part for part in (self._figures(), self._costs(), self._choices(), self._children(), self._networks()) if part)
 
     def _figures(self) -> str:
         from tabulate import tabulate
@@ -64,6 +81,35 @@ class SpaceInfo:
             ("parameters", f"{self.params[0]:,} to {self.params[1]:,}"),
         ]
         return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+    def _costs(self) -> str:
+        from tabulate import tabulate
+
+        if self.size == 1:
+            return ""
+        rows = [
+            [name, *(short(self.quantile(share, key)) for share in _SHARES)] for key, name in (("macs", "MACs"), ("params", "parameters"))
+        ]
+        text = f"costs of {len(self.drawn['macs'])} networks drawn at random: shares of them have at most\n"
+        text += tabulate(
+            rows, ["", *(f"{share:.0%}" for share in _SHARES)], disable_numparse=True, colalign=("left", *["right"] * len(_SHARES))
+        )
+        return text + (f"\n{self._placed(*self.target)}" if self.target else "")
+
+    def _placed(self, cost: float, objective: str) -> str:
+        unit = {"macs": "MACs", "params": "parameters"}[objective]
+        low, high = ((self.smallest[1].macs, self.largest[1].macs) if objective == "macs" else self.params)[:2]
+        if not low <= cost <= high:
+            return f"{short(cost)} {unit} is out of reach"
+        share = self.share_below(cost, objective)
+        where = (
+            f"percentile {100 * share:.0f}"
+            if 0 < share < 1
+            else "beyond all of them: draw more, or search"
+            if share
+            else "below all of them"
+        )
+        return f"{short(cost)} {unit} is {where}"
 
     def _choices(self) -> str:
         from tabulate import tabulate
@@ -93,13 +139,21 @@ class SpaceInfo:
         return tabulate(rows, ["network", "in this space"]) if rows else ""
 
 
-def space_info(space: SearchSpace, num_classes: int = 1000, networks: Mapping[str, ArchDef] | None = None) -> SpaceInfo:
+def space_info(
+    space: SearchSpace,
+    num_classes: int = 1000,
+    networks: Mapping[str, ArchDef] | None = None,
+    draws: int = 500,
+    target: tuple[float, str] | None = None,
+) -> SpaceInfo:
     """Measures a space: exact counts and costs, classifier of `num_classes` included.
 
     Args:
         space: to describe.
         num_classes: of the children.
         networks: by name, archs to look for in the space.
+        draws: members whose costs show how they are distributed.
+        target: a cost to place among them, and what it counts: (60e6, "macs").
 
     Raises InputError if `num_classes` is not positive.
     """
@@ -119,7 +173,15 @@ def space_info(space: SearchSpace, num_classes: int = 1000, networks: Mapping[st
         extremes[1],
         (params[0], params[1]),
         {name: space.explain(arch) for name, arch in (networks or {}).items()},
+        _drawn(space, num_classes, draws),
+        target,
     )
+
+
+def _drawn(space: SearchSpace, num_classes: int, draws: int) -> dict[str, tuple[int, ...]]:
+    rng = random.Random(0)
+    costs = [space.cost(space.sample(rng), num_classes) for _ in range(draws)]
+    return {"macs": tuple(sorted(cost.macs for cost in costs)), "params": tuple(sorted(cost.params for cost in costs))}
 
 
 def find_space(name: str | os.PathLike) -> SearchSpace:

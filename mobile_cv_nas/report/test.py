@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..data.bands import as_picture
 from ..data.images import BadImage, open_image
 from ..data.loader import Loader
 from ..engine.runtime import Runtime
@@ -92,7 +93,7 @@ def write_test(
         return names  # no pictures
     for number, row in enumerate(worst, 1):
         try:
-            picture = open_image(source.item(row["index"])[0])
+            picture = as_picture(open_image(source.item(row["index"])[0], channels=loader.channels))
         except BadImage:
             continue
         texts = [f"{row['badness']:.1%} of the pixels wrong"] if row["true"] is None else [f"is {classes[row['true']]}"]

@@ -40,7 +40,8 @@ from ..training.options import Recipe
 from ..training.trainer import data_for
 from .derive import Candidate, Derived, draw_candidates
 from .folder import empty, write_results
-from .goal import Goal, parse_target
+from .goal import Goal
+from .objective import parse_limits, parse_target
 from .options import SearchOptions
 from .pace import paced
 from .result import SearchResult
@@ -124,6 +125,7 @@ def derive_networks(
     epochs: int = 10,
     recipe: Recipe | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
+    limits: Any = None,
 ) -> Derivation:
     """Derives networks for a new target from a finished search, without searching again.
 
@@ -135,6 +137,7 @@ def derive_networks(
         epochs: at most, in which the alphas alone learn on where they are far from the target; 0 for none.
         recipe: in place of the one that was searched with, such as another root of the images.
         loss: the one of the search, where it had one of its own.
+        limits: at most so much of other costs, {"params": "2M"}, in place of those of the search.
 
     Raises:
         InputError: no finished search, other images than those of the search, a target out of reach; DeriveError: none was found near it.
@@ -144,7 +147,8 @@ def derive_networks(
     if train is None and recipe.data.dataset == "imagefolder" and not recipe.data.root:
         raise InputError(f"{run}: was searched on Datasets from Python; give the same ones as train and val")
     data = data_for(recipe, recipe.data.root if train is None else train, val, None, None if train is None else saved.task.classes)
-    search = again(saved, target, data, recipe, saved.options, loss=loss, source=str(run))
+    options = saved.options if limits is None else replace(saved.options, limits=limits)
+    search = again(saved, target, data, recipe, options, loss=loss, source=str(run))
     return derive_more(search, saved, count, epochs)
 
 
@@ -166,7 +170,9 @@ def again(
             "from would look better than it is; give the same data set (DATA.ROOT, DATA.SPLIT_SEED, fractions)"
         )
     number, objective = parse_target(target, saved.options.objective)
-    options = replace(options, target=number, targets=(), objective=objective)
+    limits = {name: most for name, most in parse_limits(options.limits).items() if name != objective}  # that has a target now
+    options = replace(options, target=number, targets=(), objective=objective, table=options.table or saved.options.table, limits=limits)
+    options = paced(options, data.train, recipe.seed, told=False)
     return SearchRun(saved.space, data, options, recipe, inherit, loss, source)
 
 
@@ -218,18 +224,19 @@ def train_derived(
     return result
 
 
-def prepare_derived(folder: Path, resume: bool) -> None:
+def prepare_derived(folder: Path, resume: bool, overwrite: bool = False) -> None:
     """Prepares the folder of a derivation: what an earlier one left is removed, unless its training shall go on.
 
-    Raises FileError where that would be an unfinished training, or something else than a derivation.
+    Raises FileError where that would be a training, unless `overwrite` says that it is meant, or something else than a derivation.
     """
     child = folder / CHILD
     if not (folder / NETWORKS).exists() and ((folder / RESULT).exists() or (folder / SEARCH).exists() or (folder / CHECKPOINTS).exists()):
         raise FileError(f"{folder}: holds another run, which this would replace; give another --output")
     if resume:
         return
-    if any((child / CHECKPOINTS).glob("*.pt")) and not (child / RESULT).exists():
-        raise FileError(f"{folder}: holds an unfinished training; add --resume to go on, or give another --output")
+    trained = "a finished" if (child / RESULT).exists() else "an unfinished" if any((child / CHECKPOINTS).glob("*.pt")) else ""
+    if trained and not overwrite:
+        raise FileError(f"{folder}: holds {trained} training; add --resume to go on, --overwrite to replace it, or give another --output")
     empty(folder)
 
 

@@ -14,10 +14,12 @@ from typing import Any
 
 from ..arch import ArchDef, SearchSpace
 from ..engine.about import ABOUT, write_about
+from ..engine.progress import short
 from ..engine.run_folder import RESULT, open_run, write_result
 from ..errors import FileError
 from ..files import atomic_write, dump_yaml, read_yaml
 from ..report.board import write_board
+from ..report.choices import choices_page
 from ..report.front import dominated, draw_front
 from ..report.html import REPORT, write_report
 from ..report.network import draw_arch
@@ -25,6 +27,7 @@ from ..report.run import CHILD, FRONT, read_run
 from ..report.search import draw_alphas, draw_curves
 from ..report.svg import Mark
 from ..report.tables import name_of
+from ..report.test import TEST
 from ..tasks.task import Task
 from .goal import Goal
 from .measure import FINALISTS
@@ -32,7 +35,22 @@ from .result import SearchResult
 from .saved import SEARCH
 
 METRICS = "metrics.jsonl"
-_LEFT = ("arch.yaml", SEARCH, FRONT, "arch.png", "alphas.png", "curves.png", "front.png", "config.yaml", METRICS, RESULT, ABOUT, REPORT)
+CHOICES = "choices.txt"
+_LEFT = (
+    "arch.yaml",
+    SEARCH,
+    FRONT,
+    "arch.png",
+    "alphas.png",
+    "curves.png",
+    "front.png",
+    CHOICES,
+    "config.yaml",
+    METRICS,
+    RESULT,
+    ABOUT,
+    REPORT,
+)
 
 
 def prepare(folder: Path, resume: bool, names: Sequence[str], configs: Mapping[str, str], overwrite: bool = False) -> bool:
@@ -90,16 +108,31 @@ def write_target(folder: Path, name: str, names: Sequence[str], arch: ArchDef, g
         records = records_of(records, name, names)
         atomic_write(place / METRICS, "".join(json.dumps(record) + "\n" for record in records))
     arch.save(place / "arch.yaml")
-    draw_arch(arch, place / "arch.png")
+    draw_arch(arch, place / "arch.png", in_channels=goal.in_channels)
     if not records:  # a strategy that trains no supernet
         return
-    if "probabilities" in records[0]:
-        draw_alphas(space.choices, records, place / "alphas.png")
-    draw_curves(records, place / "curves.png", goal.target, goal.tolerance, goal.unit, warmup)
+    if "probabilities" in records[-1]:
+        atomic_write(place / CHOICES, choices_page(space, arch, records[-1]["probabilities"]))
+        draw_alphas(space.choices, records, place / "alphas.png", space.deciding(space.encode(arch)))
+    cost = goal.cost(space, arch)
+    draw_curves(records, place / "curves.png", goal.target, goal.tolerance, goal.unit, warmup, cost)
+
+
+def draw_found(result: SearchResult, task: Task) -> None:
+    """Draws the network that was found once more, with what it costs and how good it is."""
+    if result.arch is None or result.cost is None:
+        return
+    values = result.to_dict()
+    key = next(((of, key) for of, key in (("test", task.main), ("validation", f"val_{task.main}")) if key in values), None)
+    score = f", {key[0]} {name_of(task.main)} {values[key[1]]:.4f}" if key else ""
+    about = f"{short(result.cost.macs)} MACs, {short(result.cost.params)} parameters{score}"
+    draw_arch(result.arch, result.folder / "arch.png", about=about, in_channels=task.in_channels)
 
 
 def write_results(result: SearchResult, about: dict[str, Any], task: Task, step: int) -> None:
     """Leaves result.json, run.json and report.html, and for several targets front.yaml and front.png; result.json of the whole last."""
+    for one in result.targets or (result,):
+        draw_found(one, task)
     for one in result.targets:
         seconds = {**about["seconds"], "training": round(one.training.seconds, 1)} if one.training is not None else about["seconds"]
         write_about(one.folder, {**about, "seconds": seconds})
@@ -146,6 +179,11 @@ def _draw_front(rows: Sequence[Mapping[str, Any]], path: Path, goal: Goal | None
 def _write_board(result: SearchResult, about: Mapping[str, Any], task: Task, step: int) -> None:
     """What TensorBoard shows of the end."""
     found = result.targets or (result,)
+    figures = {"front": result.folder / "front.png"}
+    for one in found:
+        label = f"{one.folder.name}/" if result.targets else ""
+        figures |= {f"{label}{name}": one.folder / f"{name}.png" for name in ("arch", "alphas", "curves")}
+        figures[f"{label}confusion"] = one.folder / CHILD / TEST / "confusion.png"
     texts = {f"arch/{one.folder.name}" if result.targets else "arch": repr(one.arch) for one in found}
     options = {key: value for key, value in about["options"].items() if key.isupper()}
     texts["config"] = "\n".join(f"{key} {value}" for key, value in sorted(options.items()))
@@ -153,4 +191,4 @@ def _write_board(result: SearchResult, about: Mapping[str, Any], task: Task, ste
     for one in found:
         label, values = f"{one.folder.name}/" if result.targets else "", one.to_dict()
         scores |= {label + key: values[key] for key in (task.main, f"val_{task.main}", "macs", "params") if key in values}
-    write_board(result.folder, step, texts, options, scores)
+    write_board(result.folder, step, figures, texts, options, scores)

@@ -75,6 +75,15 @@ class Goal:
         """Whether a cost is within the tolerance."""
         return abs(cost / self.target - 1) <= self.tolerance
 
+    def off(self, arch: ArchDef) -> float:
+        """How far an arch is from the target, and above the limits, as shares of these."""
+        over = [max(0.0, one.measure.cost(arch, self.head, self.in_channels) / one.most - 1) for one in self.limits]
+        return abs(self.by.cost(arch, self.head, self.in_channels) / self.target - 1) + sum(over)
+
+    def fits(self, arch: ArchDef) -> bool:
+        """Whether an arch meets the target and keeps the limits."""
+        return self.met(self.by.cost(arch, self.head, self.in_channels)) and self.allows(arch)
+
     def allows(self, arch: ArchDef) -> bool:
         """Whether an arch keeps the limits."""
         return all(one.measure.cost(arch, self.head, self.in_channels) <= one.most for one in self.limits)
@@ -85,8 +94,10 @@ class Goal:
         return {self.objective: self.by.cost(arch, self.head, self.in_channels), **found}
 
 
-def target_name(target: float) -> str:
-    """What a target and its folder are called: 50M, 2.64M, 414.592k."""
+def target_name(target: float, objective: str = "macs") -> str:
+    """What a target and its folder are called: 50M, 2.64M, 414.592k; 8ms."""
+    if objective == "latency":
+        return f"{target:.12g}ms"
     unit, size = next(((unit, size) for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if target >= size), ("", 1.0))
     return f"{target / size:.12g}{unit}"
 
@@ -100,7 +111,7 @@ def each_target(options: SearchOptions) -> dict[str, SearchOptions]:
         return {"": options}
     found: dict[str, SearchOptions] = {}
     for target in options.targets:
-        name = target_name(target)
+        name = target_name(target, options.objective)
         if name in found:
             raise InputError(f"SEARCH.TARGETS: {name} is there twice; name each target once")
         found[name] = replace(options, target=target)
@@ -112,10 +123,13 @@ def each_target(options: SearchOptions) -> dict[str, SearchOptions]:
 def counted_head(head: HeadDef, options: SearchOptions) -> HeadDef:
     """The head that costs are counted under: that of the search, with as many classes as the target is meant for.
 
-    Raises InputError where the options have classes, and the head is no classifier.
+    Raises InputError where the options have classes, and the head is no classifier, or not MACs or parameters alone are counted.
     """
     if not options.target_classes:
         return head
+    others = {options.objective, *parse_limits(options.limits)} - {"macs", "params"}
+    if others:
+        raise InputError(f"SEARCH.TARGET_CLASSES: {options.target_classes}: counts MACs and parameters, not {', '.join(sorted(others))}")
     if head.name != "classifier" or options.target_classes < 0:
         raise InputError(f"SEARCH.TARGET_CLASSES: {options.target_classes}: a number of classes, of a classifier; the head is {head.name}")
     return replace(head, num_classes=options.target_classes)

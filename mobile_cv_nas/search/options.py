@@ -44,6 +44,7 @@ class SearchOptions:
     ranking_images: int = 0  # random validation images that candidates are compared on; 0 = all
     arch: str = ""  # single: arch file or zoo name to take; "": a uniformly scaled one at the target
     random_archs: int = field(default=16, metadata={"key": "SEARCH.RANDOM.ARCHS"})  # random: archs at the target that are trained
+    samples: int = field(default=16, metadata={"key": "SEARCH.PREDICTOR.SAMPLES"})  # predictor: archs at the target that it learns from
     population: int = field(default=32, metadata={"key": "SEARCH.EVOLUTION.POPULATION"})  # evolution: archs of a generation
     generations: int = field(default=10, metadata={"key": "SEARCH.EVOLUTION.GENERATIONS"})  # evolution: after the first
     mutation: float = field(default=0.1, metadata={"key": "SEARCH.EVOLUTION.MUTATION"})  # evolution: probability of each choice

@@ -33,7 +33,7 @@ def random_archs(space: SearchSpace, goal: Goal, count: int, rng: random.Random,
         if len(found) == count:
             break
         draws = (sane_picks(space, rng) if sane else uniform_picks(space, rng) for _ in range(1 if rare else DRAWS))
-        picks = next((p for p in draws if goal.met(goal.cost(space, space.decode(p)))), None)
+        picks = next((p for p in draws if goal.fits(space.decode(p))), None)
         if picks is None:
             rare = True  # drawing alone would take minutes
             start = sane_picks(space, rng) if sane else uniform_picks(space, rng)
@@ -42,7 +42,7 @@ def random_archs(space: SearchSpace, goal: Goal, count: int, rng: random.Random,
             found[space.decode(picks)] = None
     if len(found) < count:
         raise DeriveError(
-            f"SEARCH.TOLERANCE: {len(found)} archs within {goal.tolerance:.0%} of {goal.target:,.0f} {goal.objective} were found, "
+            f"SEARCH.TOLERANCE: {len(found)} archs within {goal.tolerance:.0%} of {goal.text(goal.target)} were found, "
             f"and {count} are needed; widen the tolerance, or give the space finer steps"
         )
     return list(found)
@@ -82,11 +82,11 @@ def led(space: SearchSpace, goal: Goal, picks: Picks, rng: random.Random, allowe
     """Picks that meet the goal, from others by random changes of single choices that bring the cost nearer; None where these fail."""
 
     def distance(picks: Picks) -> float:
-        return abs(goal.cost(space, space.decode(picks)) / goal.target - 1)
+        return goal.off(space.decode(picks))
 
     now = distance(picks)
     for _ in range(WALK):
-        if now <= goal.tolerance:
+        if now <= goal.tolerance and goal.fits(space.decode(picks)):
             return picks
         changed = mutated(space, picks, rng, 1 / len(space.choices))
         if allowed is not None and not allowed(changed):
@@ -94,7 +94,7 @@ def led(space: SearchSpace, goal: Goal, picks: Picks, rng: random.Random, allowe
         then = distance(changed)
         if then < now:
             picks, now = changed, then
-    return picks if now <= goal.tolerance else None
+    return picks if goal.fits(space.decode(picks)) else None
 
 
 def mutated(space: SearchSpace, picks: Mapping[str, int], rng: random.Random, rate: float) -> Picks:
@@ -112,15 +112,14 @@ def scaled_arch(space: SearchSpace, goal: Goal) -> ArchDef:
     Raises:
         DeriveError: it cannot be met so.
     """
-    nearest = min(_scales(space), key=lambda picks: abs(goal.cost(space, space.decode(picks)) / goal.target - 1))
+    nearest = min(_scales(space), key=lambda picks: goal.off(space.decode(picks)))
     kept = {c.name: nearest[c.name] for c in space.choices if c.name.endswith(".block")}
     for seed in range(STARTS):
         found = led(space, goal, nearest, random.Random(seed), lambda picks: kept.items() <= picks.items())
         if found is not None:
             return space.decode(found)
     raise DeriveError(
-        f"SEARCH.TARGET: no uniformly scaled arch is within {goal.tolerance:.0%} of {goal.target:,.0f} "
-        f"{goal.objective}; name one by SEARCH.ARCH"
+        f"SEARCH.TARGET: no uniformly scaled arch is within {goal.tolerance:.0%} of {goal.text(goal.target)}; name one by SEARCH.ARCH"
     )
 
 

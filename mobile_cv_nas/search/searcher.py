@@ -131,11 +131,11 @@ class Searcher:
         given: ArchDef | None = None,
     ):
         kind = find_strategy(options.strategy)
+        _check_runtime(kind.one_path, options.strategy, runtime)
         if issubclass(kind, AlphaStrategy):
             options = paced(options, data.train, recipe.seed, runtime.main)
         self.space, self.task, self.data, self.options, self.runtime = space, task, data, options, runtime
         self.on_nan = options.on_nan
-        _check_runtime(kind.one_path, options.strategy, runtime)
         seed_everything(recipe.seed)
         shared = SupernetOptions(kind.sharing or options.sharing, options.recompute, options.resolution)
         self.supernet: Supernet = runtime.place(task.supernet(space, shared))  # type: ignore[assignment]
@@ -286,7 +286,9 @@ class Searcher:
 
 
 def _check_runtime(one_path: bool, strategy: str, runtime: Runtime) -> None:
-    """Raises InputError where a strategy that runs another path each step cannot run so."""
+    """Raises InputError for a device that no search runs on, and where one that runs another path each step cannot run so."""
+    if runtime.device.type == "mps":
+        raise InputError("RUNTIME.DEVICE: mps has no float64, in which a search forms its gates and costs; use cpu, or train on it only")
     if not one_path:
         return
     if runtime.options.compile:

@@ -54,7 +54,7 @@ class Classification(Task):
             logits = model(images)
         value = self._criterion(logits.float(), targets)
         right = (logits.detach().argmax(1) == labels).sum()
-        return Loss(value, len(labels), {self.loss_name: value}, {"loss": value.detach().double() * len(labels), "right": right})
+        return Loss(value, len(labels), {self.loss_name: value}, {"loss": runtime.exact(value) * len(labels), "right": right})
 
     def _criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The mean loss of logits (N, classes) under labels (N,), or under shares of the classes (N, classes)."""
@@ -84,7 +84,7 @@ class Classification(Task):
                 best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
                 losses = nn.functional.cross_entropy(logits, labels, reduction="none")
                 batch = [best[:, 0].sum(), best.sum(), losses.sum(), torch.tensor(len(labels), device=labels.device)]
-                sums = [a + b for a, b in zip(sums, torch.stack([v.double() for v in batch]).tolist(), strict=True)]
+                sums = [a + b for a, b in zip(sums, torch.stack([v.float() for v in batch]).tolist(), strict=True)]
                 if kept is not None:
                     guess = logits.argmax(1)
                     confusion.update(guess, labels)

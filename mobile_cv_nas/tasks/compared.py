@@ -65,6 +65,7 @@ def _of_run(run: RunFiles, name: str, group: str) -> Compared:
         f"{run.keys.get('DATA.DATASET', 'images')} {split} {digest[split]}" if score and split in digest else "",
         dict(run.about.get("seconds", {})),
         _sizes(run.folder),
+        ms=result.get("latency_measured"),
         arch=run.arch,
         file=run.folder if run.score else None,
     )

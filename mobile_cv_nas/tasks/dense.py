@@ -16,7 +16,9 @@ from ..weights.fit import fit_weights
 _SOURCE = "the weights to start from"
 
 
-def dense_network(arch: ArchDef, weights: Mapping[str, Tensor] | None, build: Callable[[Any], nn.Module]) -> nn.Module:
+def dense_network(
+    arch: ArchDef, weights: Mapping[str, Tensor] | None, build: Callable[[Any], nn.Module], in_channels: int = 3
+) -> nn.Module:
     """A detector or segmenter, at random, from a state dict of its own, or on the backbone of a classifier's."""
     if weights is None:
         return build(arch)
@@ -27,7 +29,7 @@ def dense_network(arch: ArchDef, weights: Mapping[str, Tensor] | None, build: Ca
     classifier = weights.get("classifier.weight")
     if classifier is None:
         raise WeightsError(f"{_SOURCE}: neither a classifier's nor those of a head of this library")
-    backbone = build_model(arch, len(classifier))
+    backbone = build_model(arch, len(classifier), in_channels)
     fit_weights(backbone, weights, _SOURCE)
     return build(FeatureBackbone(backbone))
 

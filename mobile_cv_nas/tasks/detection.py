@@ -45,14 +45,18 @@ class Detection(Task):
         options: dict[str, Any] = {"frozen_stages": head.frozen_stages, "frozen_norm": head.frozen_norm}
         options |= {"channels": head.channels} if head.channels else {}
         options |= {"input_size": head.input_size, "image_mean": list(self.mean), "image_std": list(self.std)}
+        options |= {"in_channels": self.in_channels} if self.in_channels != 3 else {}
         more = {"strides": list(head.strides), "anchor_scale": head.anchor_scale, "min_ratio": head.min_ratio}
         return options | {name: value for name, value in more.items() if value}
 
     def network(self, arch: ArchDef, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-        return dense_network(arch, weights, lambda backbone: build_detector(self.head.name, backbone, self.num_classes, **self.options()))
+        def build(backbone: Any) -> nn.Module:
+            return build_detector(self.head.name, backbone, self.num_classes, **self.options())
+
+        return dense_network(arch, weights, build, self.in_channels)
 
     def count(self, network: nn.Module, arch: ArchDef) -> Cost:
-        return count_detector(network, self.head.input_size)
+        return count_detector(network, self.head.input_size, in_channels=self.in_channels)
 
     def head_def(self, space: SearchSpace) -> HeadDef:
         head = self.head
@@ -77,9 +81,7 @@ class Detection(Task):
             torch.manual_seed(derive_seed(self.losses.seed, runtime.rank, *key))  # Faster R-CNN trains on some of the boxes
             losses = model(images, targets)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        return Loss(
-            total, len(images), {self.loss_name: total}, {"loss": total.detach().double() * len(images), "right": total.new_zeros(())}
-        )
+        return Loss(total, len(images), {self.loss_name: total}, {"loss": runtime.exact(total) * len(images), "right": total.new_zeros(())})
 
     def evaluate(
         self, network: nn.Module, batches: Iterable[Batch], runtime: Runtime | None = None, kept: Examination | None = None

@@ -46,7 +46,8 @@ def build_detector(
         channels: of the pyramid, or of ssdlite's added maps; a multiple of 8. None is 64, or 128 for ssdlite.
         options: of the backbone: `pretrained` (start from the network's published weights), `weights` (a file to start from, which goes
             before; of a detector or a segmenter of this library its backbone is taken), `frozen_stages` (so many first stages of the
-            arch keep weights and norm statistics), `frozen_norm` (every norm of the backbone keeps its statistics and its affine part).
+            arch keep weights and norm statistics), `frozen_norm` (every norm of the backbone keeps its statistics and its affine part),
+            `in_channels` (of the images; of others than 3 give `image_mean` and `image_std` too).
             Of torchvision's class, such as score_thresh (faster_rcnn: box_score_thresh), image_mean, image_std; beside them
             `aspect_ratios` of the anchors; `anchor_scale`, their side in strides (faster_rcnn 4, retinanet 3); `representation_size` of
             faster_rcnn's box head (256); `min_ratio` and `max_ratio` (0.95), the sides of ssdlite's boxes on its first and last map as
@@ -60,7 +61,7 @@ def build_detector(
     build = choose(head, _DETECTORS)
     positive(num_classes=num_classes, input_size=input_size)
     of_backbone, options = backbone_options(options)
-    features = Features(backbone, of_backbone["pretrained"], of_backbone["weights"])
+    features = Features(backbone, of_backbone["pretrained"], of_backbone["weights"], of_backbone["in_channels"])
     features.pick(_STRIDES[head] if strides is None else strides, f"{head}: strides")
     if input_size < 2 * features.strides[-1]:
         raise InputError(f"{head}: input_size {input_size}: less than two pixels of the map at stride {features.strides[-1]}; use more")
@@ -69,6 +70,8 @@ def build_detector(
     positive(channels=width)
     if width % 8:
         raise InputError(f"{head}: channels {width}: give a multiple of 8")
+    if of_backbone["in_channels"] != len(options.get("image_mean", features.mean)):
+        raise InputError(f"{head}: in_channels {of_backbone['in_channels']}: give image_mean and image_std, one value a channel")
     options = {"image_mean": list(features.mean), "image_std": list(features.std), **options}
     model = build(features, num_classes + 1, input_size, width, options)
     model.register_forward_pre_hook(partial(check_targets, num_classes=num_classes), with_kwargs=True)

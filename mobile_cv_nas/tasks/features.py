@@ -27,7 +27,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def backbone_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of a backbone, with their defaults, and the rest."""
-    own: dict[str, Any] = {"pretrained": False, "weights": None, "frozen_stages": 0, "frozen_norm": False}
+    own: dict[str, Any] = {"pretrained": False, "weights": None, "frozen_stages": 0, "frozen_norm": False, "in_channels": 3}
     rest = {name: value for name, value in options.items() if name not in own}
     return {name: options.get(name, default) for name, default in own.items()}, rest
 
@@ -38,8 +38,9 @@ class Features:
     Args:
         backbone: a name of the zoo, an ArchDef, the path of an arch file; or a module that returns maps (a list, tuple or mapping)
             and has `feature_info`, with channels and strides as ours or as timm's.
-        pretrained: load the network's published weights.
+        pretrained: load the network's published weights, or those of a library's hub ("timm").
         weights: a file to load; goes before `pretrained`. Of a detector or a segmenter of this library its backbone is taken.
+        in_channels: of the images, for a backbone by name or arch.
 
     Attributes:
         body: the module. One that was given is never changed: where it has to be, a copy of it is.
@@ -53,7 +54,8 @@ class Features:
         ZooError, ArchError, WeightsError: as `fbnet_builder`.
     """
 
-    def __init__(self, backbone: Any, pretrained: bool = False, weights: str | os.PathLike | None = None):
+    def __init__(self, backbone: Any, pretrained: bool | str = False, weights: str | os.PathLike | None = None, in_channels: int = 3):
+        self.in_channels = in_channels
         self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
         self._owned = not isinstance(backbone, nn.Module)
         if self._owned:
@@ -65,11 +67,11 @@ class Features:
         self.channels, self.strides = describe(self.body)
         self.indices = list(range(len(self.strides)))
 
-    def _build(self, backbone: Any, pretrained: bool, weights: str | os.PathLike | None) -> FeatureBackbone:
+    def _build(self, backbone: Any, pretrained: bool | str, weights: str | os.PathLike | None) -> FeatureBackbone:
         if not isinstance(backbone, (str, os.PathLike, ArchDef)):
             raise InputError(f"backbone: a {type(backbone).__name__}; give a name of the zoo, an ArchDef, an arch file or a feature module")
-        arch, card = find_arch(backbone)
-        network = build_model(arch)
+        arch, card = find_arch(backbone, pretrained)
+        network = build_model(arch, in_channels=self.in_channels)
         state = None if weights is None else body_state(weights)
         if state is not None:
             features = FeatureBackbone(network)
@@ -79,7 +81,7 @@ class Features:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "the weights have .* classes")  # the classifier is dropped all the same
                 load_zoo_weights(network, card, weights)
-        if card is not None and card.in_channels == 3:
+        if card is not None and card.in_channels == self.in_channels == 3:
             self.mean, self.std = card.mean, card.std  # type: ignore[assignment]
         return FeatureBackbone(network)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arch import ArchDef
+from ..data.bands import as_picture
 from ..data.images import BadImage, open_image
 from ..data.transforms import Preprocess
 from ..deploy.file_network import FileNetwork, OnnxNetwork, PteNetwork
@@ -104,8 +105,8 @@ class Model:
                 raise InputError(
                     "this network was trained on tensors that a Dataset of its own prepared; give float tensors (C, H, W) made alike"
                 )
-            picture = read_picture(image, self.transform.background)
-            pictures.append(picture)
+            picture = read_picture(image, self.transform.background, self.task.in_channels)
+            pictures.append(as_picture(picture))
             inputs.append(self.transform(picture).to(self.device))
         return self.task.predict(self.network, pictures, inputs, options) if pictures else []
 
@@ -136,10 +137,10 @@ class Model:
         save_model(path, self.network, self.arch, self.task, self.transform, self.about)
 
 
-def read_picture(image: Any, background: str = "white") -> Any:
-    """A PIL image in RGB, by the reader of training. Raises InputError, which names a file and says why it is no image."""
+def read_picture(image: Any, background: str = "white", channels: int | None = None) -> Any:
+    """An image by the reader of training, see `open_image`. Raises InputError, which names a file and says why it is no image."""
     try:
-        return open_image(image, background)
+        return open_image(image, background, channels)
     except BadImage as error:
         name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"a {type(image).__name__}"
         raise InputError(f"{name}: no image that can be read: {error}; give a JPEG or PNG, say") from None
@@ -168,7 +169,7 @@ def load(source: str | os.PathLike, arch: str | os.PathLike | ArchDef = "") -> M
     made of a model is one too: its network runs in onnxruntime or ExecuTorch.
 
     Args:
-        source: folder, file or name. "pretrained" stands for the published weights of `arch`.
+        source: folder, file or name. "pretrained" stands for the published weights of `arch`, "pretrained:timm" for those on timm's hub.
         arch: a name of the zoo, an ArchDef or an arch file: for weights that bring no arch of their own, such as the .pth files of others.
 
     Raises:
@@ -177,8 +178,8 @@ def load(source: str | os.PathLike, arch: str | os.PathLike | ArchDef = "") -> M
     """
     text = os.fspath(source)
     path = Path(text).expanduser()
-    if text == "pretrained":
-        return load_foreign(None, arch)
+    if text == "pretrained" or text.startswith("pretrained:"):
+        return load_foreign(None, arch, text.partition(":")[2] or True)
     if path.is_dir():
         return load_file(model_file(path), arch)
     if path.suffix in (".onnx", ".pte"):
@@ -259,14 +260,15 @@ def default_transform(task: Task, arch: ArchDef) -> Preprocess:
     return Preprocess(size, 0, False, "bilinear", (0.0,) * task.in_channels, (1.0,) * task.in_channels)
 
 
-def load_foreign(path: str | os.PathLike | None, arch: str | os.PathLike | ArchDef) -> Model:
-    """A classifier with the weights of another origin, or with the published ones of its card (`path` None)."""
+def load_foreign(path: str | os.PathLike | None, arch: str | os.PathLike | ArchDef, pretrained: bool | str = True) -> Model:
+    """A classifier with the weights of another origin, or (`path` None) the published ones of its card, or of a library's hub."""
     if not arch:
         fits = names_for(path) if path else []
         remedy = f"name one: by keys and shapes it is {' or '.join(fits)}" if fits else "name one"
         raise WeightsError(f"MODEL.ARCH: empty, and {path or 'pretrained'} brings no arch; {remedy}")
-    found, card = find_arch(arch)
-    network: Any = fbnet_builder(arch, pretrained=path is None, weights=path)
+    pretrained = pretrained if path is None else False
+    found, card = find_arch(arch, pretrained)
+    network: Any = fbnet_builder(arch, pretrained, weights=path)
     classes, channels = class_names(card, network.num_classes), network.in_channels
     mean, std = (card.mean, card.std) if card is not None else (Task.mean, Task.std)
     if channels != len(mean):

@@ -48,14 +48,17 @@ class Segmentation(Task):
         head = self.head
         options: dict[str, Any] = {"frozen_stages": head.frozen_stages, "frozen_norm": head.frozen_norm}
         options |= {"channels": head.channels} if head.channels else {}
-        options |= {"output_stride": head.output_stride}
+        options |= {"output_stride": head.output_stride} | ({"in_channels": self.in_channels} if self.in_channels != 3 else {})
         return options | ({"low_stride": head.low_stride} if head.name == "lraspp" else {})
 
     def network(self, arch: ArchDef, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-        return dense_network(arch, weights, lambda backbone: build_segmenter(self.head.name, backbone, self.num_classes, **self.options()))
+        def build(backbone: Any) -> nn.Module:
+            return build_segmenter(self.head.name, backbone, self.num_classes, **self.options())
+
+        return dense_network(arch, weights, build, self.in_channels)
 
     def count(self, network: nn.Module, arch: ArchDef) -> Cost:
-        return count(network, self.head.input_size)
+        return count(network, self.head.input_size, self.in_channels)
 
     def head_def(self, space: SearchSpace) -> HeadDef:
         head, stride = self.head, math.prod(layer.stride for layer in space.layers)
@@ -78,7 +81,7 @@ class Segmentation(Task):
         counted = (masks != IGNORED).sum().clamp(min=1)  # a batch may hold nothing that counts
         right = (logits.detach().argmax(1) == masks).sum() / counted * len(masks)
         value = self._criterion(logits.float(), masks, counted)
-        return Loss(value, len(masks), {self.loss_name: value}, {"loss": value.detach().double() * len(masks), "right": right})
+        return Loss(value, len(masks), {self.loss_name: value}, {"loss": runtime.exact(value) * len(masks), "right": right})
 
     def _criterion(self, logits: Tensor, masks: Tensor, counted: Tensor) -> Tensor:
         if self.losses.own is not None:
@@ -138,7 +141,7 @@ class Segmentation(Task):
 def shares(mask: Tensor) -> list[tuple[int, float]]:
     """The labels of a mask and their shares of its pixels, the largest first."""
     labels, counts = mask.unique(return_counts=True)
-    pairs = zip(labels.tolist(), (counts.double() / mask.numel()).tolist(), strict=True)
+    pairs = zip(labels.tolist(), (counts.cpu().double() / mask.numel()).tolist(), strict=True)
     return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
 
 

@@ -32,9 +32,9 @@ def build_segmenter(
         output_stride: input pixels a pixel of the last map.
         low_stride: the same of lraspp's map of fine detail: 4 or 8.
         channels: inside the head. None is 128.
-        options: `pretrained`, `weights`, `frozen_stages` and `frozen_norm` as of `build_detector`; `atrous_rates` of deeplabv3, in
-            pixels of the last map; by default (3, 6, 9) at output stride 16, in proportion at others: for images of about 256 pixels, half
-            of what the paper has for 513.
+        options: `pretrained`, `weights`, `frozen_stages`, `frozen_norm` and `in_channels` as of `build_detector`; `atrous_rates` of
+            deeplabv3, in pixels of the last map; by default (3, 6, 9) at output stride 16, in proportion at others: for images of about
+            256 pixels, half of what the paper has for 513.
 
     Raises:
         InputError: an unknown head or option, a stride that the backbone lacks; and in training, a batch of one image where the head
@@ -46,7 +46,7 @@ def build_segmenter(
     width = 128 if channels is None else channels
     positive(channels=width)
     of_backbone, options = backbone_options(options)
-    features = Features(backbone, of_backbone["pretrained"], of_backbone["weights"])
+    features = Features(backbone, of_backbone["pretrained"], of_backbone["weights"], of_backbone["in_channels"])
     if head == "lraspp":
         positive(low_stride=low_stride)
     elif low_stride != 8:

@@ -122,7 +122,7 @@ def _evaluated(options: TrainOptions, data: Data) -> int:
 
 
 def _names(classes: Sequence[str]) -> str:
-    return listed([name if len(name) <= 12 else f"{name[:11]}…" for name in classes], 4)
+    return listed([name if len(name) <= 12 else f"{name[:10]}.." for name in classes], 4)
 
 
 def _sizes(sizes: Sequence[int], split: Split) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.data_set import Data
 from ..data.options import DataOptions
 from ..errors import listed
+from ..model_zoo.weights import adapt_stem
 from ..tasks.model import Model
 from ..weights.file import WeightsError
 
@@ -31,6 +32,14 @@ def prepared_as(model: Model, options: DataOptions, given: Collection[str] = (),
     own: dict[str, Any] = {"background": transform.background, "mean": tuple(model.task.mean), "std": tuple(model.task.std)}
     if model.task.labels != "boxes":  # a detector resizes its images itself
         own["interpolation"] = transform.interpolation
+    if options.in_channels not in (0, model.task.in_channels):
+        _LOG.warning(
+            "DATA.IN_CHANNELS: %d, where %s was trained with %d: mean and std are those of DATA",
+            options.in_channels,
+            source,
+            len(own["mean"]),
+        )
+        del own["mean"], own["std"]
     size, resize = transform.input_size, transform.resize
     if transform.crop and isinstance(resize, int) and resize and max(size, round(size / options.crop_ratio)) != resize:
         own["crop_ratio"] = size / resize
@@ -65,9 +74,25 @@ def check_head(model: Model, head: str, source: object) -> None:
         raise WeightsError(f"{source}: the weights of {model.task.head.name}, and HEAD.NAME is {other}")
 
 
-def starting_state(data: Data, model: Model, source: object) -> tuple[Data, dict[str, Tensor]]:
-    """What fine-tuning starts from: the data in the order of the model's classes, and the weights, but a classifier of others."""
+def check_channels(options: DataOptions, model: Model, source: object) -> None:
+    """Raises WeightsError unless images have the channels that a model takes."""
+    if len(options.mean) != model.task.in_channels:
+        what = "DATA.IN_CHANNELS is" if options.in_channels else "the values of DATA.MEAN are"
+        raise WeightsError(f"{source}: takes images of {model.task.in_channels} channels, and {what} {len(options.mean)}; leave them out")
+
+
+def starting_state(data: Data, model: Model, source: object, channels: int) -> tuple[Data, dict[str, Tensor]]:
+    """What fine-tuning starts from: the data in the order of the model's classes, and the weights, but a classifier of others.
+
+    For images of another number of `channels` the first convolution is adapted, as the zoo does.
+    """
     state = dict(model.network.state_dict())
+    if channels != model.task.in_channels:
+        stem = next(f"{name}.weight" for name, module in model.network.named_modules() if isinstance(module, nn.Conv2d))
+        state[stem] = adapt_stem(state[stem], channels)
+        _LOG.warning(
+            "%s: trained on images of %d channels; its first convolution is adapted to %d", source, model.task.in_channels, channels
+        )
     found = _matched(data, model, source)
     if found is not None or model.task.labels != data.train.source.kind:
         return found or data, state

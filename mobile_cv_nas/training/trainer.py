@@ -129,7 +129,7 @@ def train(
         recipe = replace(recipe, data=prepared_as(arch, recipe.data, given))
     data = data_for(recipe, train, val, test, classes)
     if isinstance(arch, Model):
-        data, weights = starting_state(data, arch, "arch")
+        data, weights = starting_state(data, arch, "arch", len(recipe.data.mean))
     found, runtime = arch.arch if isinstance(arch, Model) else find_arch(arch)[0], start_runtime(recipe.runtime)
     task = training_task(data, recipe, loss)
     with RunFolder(output) if runtime.main else contextlib.nullcontext(Path(output)) as folder:

@@ -303,7 +303,7 @@ def test_grey_networks_take_colour_images(tmp_path):
     data = build_data(options)
     ((images, _),) = build_loader(options, data.train, 8, 2, True).epoch()
     assert images.shape == (2, 1, 8, 8)
-    with pytest.raises(DataError, match=r"DATA\.MEAN: 5 values; image files have 3 channels"):
+    with pytest.raises(DataError, match=r"DATA\.MEAN: for 5 channels, and .*png: has 3 channels \(RGB\), where 5 are needed"):
         build_loader(DataOptions(mean=(0.5,) * 5, std=(0.5,) * 5), data.train, 8, 2, True)
 
 

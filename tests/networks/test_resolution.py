@@ -128,6 +128,47 @@ def test_sampled_runs_one_size_and_its_gradient_reaches_two_gates() -> None:
             torch.testing.assert_close(supernet(image), first)
 
 
+@pytest.mark.parametrize(("tau", "least", "most"), [(5.0, 0.7, 0.8), (1.0, 0.75, 0.95), (0.2, 0.9, 1.1)])
+def test_the_norm_of_the_sampled_estimate(tau: float, least: float, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each size has a known loss, so have all gradients: of the mixture (`all`), of the expected loss, of the mean estimate."""
+    space = parsed(TINY, input_size={"any": [12, 16, 20]})
+    supernet = nas.build_supernet(space, 10, resolution="sampled")
+    losses = torch.tensor([0.3, 1.0, 2.0])
+    monkeypatch.setattr(supernet, "_run", lambda x, gates: losses[space.input_sizes.index(x.shape[-1])].view(1))
+    alpha, image = supernet.alphas()["input_size"], torch.zeros(1, 3, 20, 20)
+    torch.manual_seed(0)
+    sampled, mixture = [], []
+    for _ in range(1500):
+        supernet.sample(tau)
+        sampled.append(torch.autograd.grad(supernet(image).sum(), alpha)[0])
+        sizes = supernet.gates().sizes
+        mixture.append(torch.autograd.grad((sizes * losses).sum(), alpha)[0])
+    estimate, whole = torch.stack(sampled).mean(0), torch.stack(mixture).mean(0)
+    p = torch.full((3,), 1 / 3)
+    expected = p * (losses - (p * losses).sum())
+    for truth in (whole, expected):
+        assert float(torch.nn.functional.cosine_similarity(estimate, truth, dim=0)) > 0.98
+    # Two sizes of three are seen at a time: n / 2(n - 1) of the mixture's at first, all of it as the gates harden.
+    assert least < float(estimate.norm() / whole.norm()) < most
+    if tau == 5.0:  # and the softmax over alpha / tau has 1 / tau of the gradient, as every soft gate and the cost term have
+        assert float(estimate.norm() / expected.norm()) == pytest.approx(0.75 / 5, rel=0.15)
+
+
+@pytest.mark.parametrize("scale", [0.13, 1.0, 7.0])
+def test_adam_takes_the_same_steps_at_any_scale_of_the_gradient(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.randn(50, 5, generator=generator) + 0.3
+    ends = []
+    for factor in (1.0, scale):
+        alpha = torch.nn.Parameter(torch.zeros(5))
+        adam = torch.optim.Adam([alpha], lr=0.1)
+        for gradient in gradients:
+            alpha.grad = factor * gradient
+            adam.step()
+        ends.append(alpha.detach())
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-4, atol=1e-5)
+
+
 def test_sampled_draws_follow_the_alphas() -> None:
     supernet = nas.build_supernet(parsed(TINY), 10, resolution="sampled")
     with torch.no_grad():

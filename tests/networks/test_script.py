@@ -12,7 +12,7 @@ from torch.export import Dim
 import mobile_cv_nas as nas
 
 # ends in an ir_pool, of grey images; in a convolution, with skips and channel shuffles, with squeeze-and-excite
-FEW, MORE = ("FBNetV2_F1", "Digits"), ("FBNet_C", "FBNet_A", "EfficientNet_B0", "FBNetV3_A0")
+FEW, MORE = ("FBNetV2_F1", "Digits"), ("FBNet_C", "FBNet_A", "EfficientNet_B0", "FBNetV3_A0", "EfficientNet_Lite0")
 BUILDS = [(name, features) for name in FEW for features in (False, True)]
 BUILDS += [pytest.param(name, features, marks=pytest.mark.slow) for name in MORE for features in (False, True)]
 SEARCHED = [["conv_k3", 8, 2, 1]], [["ir_k3", 8, 1, 2, {"expansion": 2}], ["skip", 16, 1, 1]], [["ir_pool", 24, 1, 1]]
@@ -71,6 +71,15 @@ def test_a_scripted_child_of_a_search_and_its_options():
     network.reset_classifier(0, "")
     torch.testing.assert_close(scripted(network)(x), network(x), rtol=0, atol=0)
     assert network(x).shape == (2, 24, 16, 16)
+
+
+def test_padding_that_depends_on_the_size_is_traced():
+    arch = nas.ArchDef.parse({"input_size": 32, "defaults": {"padding": "same"}, "stages": [[["conv_k3", 8, 2, 1]], [["ir_k5", 8, 2, 1]]]})
+    network = nas.build_model(arch, num_classes=3).eval()
+    for traced in (torch.fx.symbolic_trace(network), scripted(network)):
+        for side in (32, 33):
+            x = torch.randn(2, 3, side, side)
+            torch.testing.assert_close(traced(x), network(x), rtol=0, atol=0)
 
 
 def test_a_scripted_network_learns():

@@ -244,3 +244,11 @@ def test_decode_speed_prints_both(load, capsys):
     printed = capsys.readouterr().out
     assert "decoding" in printed
     assert "counting" in printed
+
+
+def test_latency_step(load, monkeypatch, capsys):
+    table = str(ROOT / "configs" / "latency" / "digits_onnxruntime_fp32.json")
+    space = str(ROOT / "configs" / "spaces" / "digits.yaml")
+    monkeypatch.setattr(sys, "argv", ["latency_step.py", space, "--table", table, "--num-classes", "10", "--batch", "4", "--rounds", "1"])
+    load("latency_step").main()
+    assert "expected latency and its gradient" in capsys.readouterr().out

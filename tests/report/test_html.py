@@ -106,7 +106,7 @@ def test_tensorboard_has_figures_texts_and_options(run: Path) -> None:
 
     board = EventAccumulator(str(run / "tensorboard"))
     board.Reload()
-    assert {"alphas", "arch", "curves"} <= set(board.Tags()["images"])
+    assert {"alphas", "arch", "curves", "confusion"} == set(board.Tags()["images"])
     assert {"arch/text_summary", "config/text_summary"} <= set(board.Tags()["tensors"])
     assert "_hparams_/experiment" in board.summary_metadata
     (score,) = board.Scalars("result/top1")

@@ -70,7 +70,34 @@ def test_report_fits_a_terminal(name, capsys):
     space = nas.SearchSpace.load(SPACES / f"{name}.yaml")
     blocks = [line.split()[0] for line in lines if "|" in line]
     assert blocks == [layer.key for layer in space.layers]
-    assert [line.split()[0] for line in lines if line.startswith("FBNetV2_")] == nas.list_models("FBNetV2*")
+    near = [one for one in nas.list_models("FBNetV2*") if nas.get_arch(one).input_size in space.input_sizes]
+    assert [line.split()[0] for line in lines if line.startswith("FBNetV2_")] == near
+
+
+def test_costs_are_placed_among_those_of_all_members():
+    space = parsed(TINY)
+    costs = []  # with every choice uniform each combination of options is alike
+    for _, arch in members(space):
+        costs.append(arch.cost(10).macs)
+    costs.sort()
+    info = space_info(space, 10, draws=4000, target=(costs[len(costs) // 3], "macs"))
+    for share in (0.1, 0.34, 0.5, 0.9):
+        exact = costs[int(share * len(costs))]
+        assert info.share_below(info.quantile(share)) <= share
+        assert sum(cost <= info.quantile(share) for cost in costs) / len(costs) == pytest.approx(share, abs=0.03)
+        assert info.share_below(exact + 1) == pytest.approx(sum(cost <= exact for cost in costs) / len(costs), abs=0.03)
+    share = info.share_below(costs[len(costs) // 3])
+    assert f"MACs is percentile {100 * share:.0f}" in str(info)
+    out = str(space_info(space, 10, target=(costs[-1] * 2, "macs")))
+    assert "is out of reach" in out
+
+
+def test_a_target_on_the_command_line(capsys):
+    assert run("digits", "--num-classes", "10", "--target", "400k") == 0
+    assert "400k MACs is percentile" in capsys.readouterr().out
+    assert run("digits", "--target", "70000 params") == 0
+    assert "70k parameters is" in capsys.readouterr().out
+    assert run("digits", "--target", "lots") == 2
 
 
 def test_paper_space_is_as_large_as_the_paper_says():

@@ -48,6 +48,16 @@ def test_networks_near_a_new_target_with_the_weights_of_the_search(run: Path) ->
     assert all(torch.equal(a, b) for a, b in zip(kept.state_dict().values(), found.supernet.state_dict().values(), strict=True))
 
 
+def test_limits_of_other_costs_hold(run: Path) -> None:
+    free = nas.derive_networks(run, "16k", count=50, epochs=0)
+    most = sorted(one.cost.params for one in free.networks)[len(free.networks) // 2]
+    found = nas.derive_networks(run, "16k", count=50, epochs=0, limits={"params": most})
+    assert 0 < len(found.networks) < len(free.networks)
+    assert all(nas.count(nas.build_model(one.arch, num_classes=10), 8).params <= most for one in found.networks)
+    with pytest.raises(InputError, match="no objective"):
+        nas.derive_networks(run, "16k", limits={"parms": 1})
+
+
 def test_where_the_target_is_far_the_alphas_alone_learn_on(run: Path) -> None:
     found = nas.derive_networks(run, "27k macs", count=2, epochs=3)
     assert found.epochs >= 1
@@ -87,7 +97,11 @@ def test_the_tool_leaves_networks_and_trains_the_best(run: Path, tmp_path: Path)
     assert "tools/search_net.py" not in page
 
     again_ = ["derive_net", str(run), "--target", "20k", "--count", "1", "--epochs", "0", "--output", str(folder)]
-    assert run_tool(*again_).returncode == 0
+    refused = run_tool(*again_)
+    assert refused.returncode == 2
+    assert "holds a finished training; add --resume" in refused.stderr
+    assert nas.load(folder).arch == best
+    assert run_tool(*again_, "--overwrite").returncode == 0
     assert not (folder / "arch_2.yaml").exists()
     assert not (folder / "child").exists()
 
@@ -132,6 +146,7 @@ def test_bad_input_is_told_in_one_line(run: Path, tmp_path: Path) -> None:
     for args, words in (
         ([str(tmp_path), "--target", "16k"], "holds no search.pt"),
         ([str(run), "--target", "9M"], "out of the reach"),
+        ([str(run), "--target", "16k", "--limits", "params: 5"], "less than any network"),
         ([str(run), "--target", "16k", "--count", "0"], "1 network or more"),
         ([str(run), "--target", "16k", "SEARCH.SHARING", "full"], "SEARCH.SHARING: cannot be changed after the search"),
         ([str(run), "--target", "16k", "DATA.DATASET", "digit_scenes"], "digit_scenes"),

@@ -2,7 +2,9 @@
 
 import collections
 import itertools
+import math
 import random
+import statistics
 
 import pytest
 from searches import build_searcher, short
@@ -13,7 +15,9 @@ from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.search.derive import DeriveError
 from mobile_cv_nas.search.evolve import Evolution
 from mobile_cv_nas.search.goal import Goal
+from mobile_cv_nas.search.judge import Judge, new_memory
 from mobile_cv_nas.search.sampling import random_archs, scaled_arch
+from mobile_cv_nas.search.strategies.predictor import fit, predict
 
 TEN = HeadDef("classifier", 10)
 
@@ -99,3 +103,61 @@ def test_the_draws_of_a_step_are_the_same_whenever_it_is_made(tmp_path):
     for strategy in (one, two):
         strategy.prepare("weights", 3, 5)
     assert one.paths == two.paths
+
+
+# -- the predictor, and slimming -------------------------------------------------------------------------------------
+
+
+def test_the_predictor_beats_the_mean_on_held_out_archs():
+    space = parsed(DEEP)
+    archs = random_archs(space, goal_at(space, 0.3), 60, random.Random(0))
+    rng = random.Random(1)
+
+    def accuracy(arch):  # depth and width help, with diminishing returns; noise of trainings
+        widths = [math.log(layer.channels[0]) for layer in arch.layers]
+        skips = sum(layer.names[0] == "skip" for layer in arch.layers)
+        return 0.6 + 0.05 * sum(widths) / len(widths) - 0.03 * skips + 0.01 * arch.layers[-2].hidden[0] / 64 + rng.gauss(0, 0.003)
+
+    truth = [accuracy(arch) for arch in archs]
+    process = fit(space, archs[:30], truth[:30])
+    guesses, mean = predict(process, space, archs[30:]), statistics.fmean(truth[:30])
+    errors = [statistics.fmean((g - t) ** 2 for g, t in zip(of, truth[30:])) for of in (guesses, [mean] * 30)]
+    assert errors[0] < 0.4 * errors[1]
+    order = sorted(range(30), key=lambda i: guesses[i])
+    assert statistics.fmean(truth[30 + i] for i in order[15:]) > statistics.fmean(truth[30 + i] for i in order[:15])
+
+
+def test_slimming_takes_the_best_step_until_the_target_is_met(tmp_path):
+    strategy = build_searcher(short(tmp_path, "slimming")).strategy
+    space, asked = strategy.supernet.space, []
+
+    def measure(arch):
+        asked.append(arch)
+        return float(sum(layer.channels[0] for layer in arch.layers)), 0.0  # hidden widths are not missed
+
+    found = strategy.propose(Judge(measure, None, lambda arch: 1, (1, 1), new_memory(), lambda: None))
+    widest = space.largest(10)
+    assert strategy.goal.met(space.cost(found.arch, 10).macs)
+    assert [layer.names for layer in found.arch.layers] == [layer.names for layer in widest.layers]
+    assert found.how == "slimmed"
+    first = [arch for arch in asked if sum(a.hidden + a.channels != b.hidden + b.channels for a, b in zip(arch.layers, widest.layers)) == 1]
+    assert first  # one width smaller than the widest
+    for one, two in zip(widest.layers, found.arch.layers):
+        assert two.channels[0] <= one.channels[0]
+        assert two.hidden[0] <= one.hidden[0]
+    assert [layer.channels for layer in found.arch.layers] == [layer.channels for layer in widest.layers]
+
+
+def test_slimming_trains_widths_alone(tmp_path):
+    strategy = build_searcher(short(tmp_path, "slimming")).strategy
+    space = strategy.supernet.space
+    widest = space.encode(space.largest(10))
+    blocks = [name for name in widest if name.endswith(".block")]
+    seen = set()
+    for step in range(20):
+        strategy.prepare("weights", 0, step)
+        assert strategy.paths[0] == widest
+        assert all(path[name] == widest[name] for path in strategy.paths for name in blocks)
+        assert all(option == 0 for name, option in strategy.paths[1].items() if name not in blocks)
+        seen |= {tuple(path.items()) for path in strategy.paths[2:]}
+    assert len(seen) > 5

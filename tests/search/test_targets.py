@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import StopAfter, read_metrics, run_tool
 from searches import build_searcher, loop_of, search_and_train, tiny_cfg, tiny_options
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.config import ConfigError, load_config
@@ -111,6 +112,11 @@ def test_each_target_has_a_folder_like_that_of_a_search(whole: Path) -> None:
             assert (folder / name).read_bytes().startswith(b"\x89PNG")
         assert "What each layer chose" in (folder / "report.html").read_text()
     assert (whole / "front.png").read_bytes().startswith(b"\x89PNG")
+    board = EventAccumulator(str(whole / "tensorboard"))
+    board.Reload()
+    assert set(board.Tags()["images"]) == {"front"} | {
+        f"{name}/{kind}" for name in NAMES for kind in ("arch", "alphas", "curves", "confusion")
+    }
     text = (whole / "report.html").read_text()
     assert "The front" in text
     assert all(f'href="{name}/report.html"' in text for name in NAMES)
@@ -188,7 +194,7 @@ def test_a_new_run_removes_the_targets_of_a_finished_one_and_nothing_else(whole:
     (tmp_path / "run" / "mine").mkdir()
     (tmp_path / "run" / "mine" / "arch.yaml").write_text("mine")
     (tmp_path / "run" / "16k" / "notes.txt").write_text("mine")
-    search_and_train(tiny_cfg(tmp_path, "SEARCH.EPOCHS", 1))
+    search_and_train(tiny_cfg(tmp_path, "SEARCH.EPOCHS", 1), overwrite=True)
     left = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*")}
     assert {"mine/arch.yaml", "16k/notes.txt", "arch.yaml", "child/model.safetensors"} <= left
     assert not {"12k", "22k", "front.yaml", "front.png", "16k/arch.yaml", "16k/child"} & left
@@ -206,6 +212,16 @@ def test_names_of_targets() -> None:
         each_target(SearchOptions(targets=(50e6, 50e6)))
     with pytest.raises(InputError, match=r"name several, or set SEARCH\.TARGET"):
         each_target(SearchOptions(targets=(50e6,)))
+
+
+def test_units_of_targets_say_the_objective() -> None:
+    cfg = load_config(None, ["SEARCH.TARGETS", "[8 ms, 12 ms]", "SEARCH.TABLE", "digits_onnxruntime_fp32"])
+    assert (list(cfg.SEARCH.TARGETS), cfg.SEARCH.OBJECTIVE) == ([8.0, 12.0], "latency")
+    assert list(each_target(SearchOptions(targets=(8.0, 12.5), objective="latency"))) == ["8ms", "12.5ms"]
+    with pytest.raises(ConfigError, match=r"SEARCH\.TARGETS: .*not all of one objective"):
+        load_config(None, ["SEARCH.TARGETS", "[8 ms, 12M]"])
+    with pytest.raises(ConfigError, match=r"SEARCH\.TARGETS: .*is of latency, and SEARCH\.OBJECTIVE is params"):
+        load_config(None, ["SEARCH.TARGETS", "[8 ms, 12 ms]", "SEARCH.OBJECTIVE", "params"])
 
 
 def test_a_target_out_of_reach_is_named_before_anything_is_written(tmp_path: Path) -> None:

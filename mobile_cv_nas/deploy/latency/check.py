@@ -34,7 +34,7 @@ class Check:
     Attributes:
         networks: names, in the order of the following.
         measured, predicted, by_macs: milliseconds.
-        table, macs: how well each predicts; MACs by the line through the networks that a table is fitted to.
+        table, macs: how well each predicts; MACs by the line through random networks that the table is fitted to.
         repeat: the measurement's other passes, as a prediction of its first ones; None of a single pass.
     """
 
@@ -79,7 +79,10 @@ def agreement(predicted: Sequence[float], measured: Sequence[float]) -> Agreemen
 
 
 def line_of_macs(manifest: Manifest, times: Mapping[str, float]) -> tuple[float, float]:
-    """Intercept and slope of milliseconds over MACs, by least squares of relative errors on the networks to fit to."""
+    """Intercept and slope of milliseconds over MACs, by least squares of relative errors on the random networks to fit to.
+
+    The extremes of the space, which a table needs, would spoil the line.
+    """
     fit = [one for one in manifest.samples if one.part == "fit" and one.name in times]
     y = np.array([times[one.name] for one in fit])
     rows = np.array([[1.0, macs_of(one.arch, manifest)] for one in fit])

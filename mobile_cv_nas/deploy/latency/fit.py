@@ -55,7 +55,7 @@ def operators_of(one: Sample, manifest: Manifest) -> list[Operator]:
 
 
 def fit_table(manifest: Manifest, measurement: Measurement, like: LatencyTable | None = None, note: str = "") -> LatencyTable:
-    """A table fitted to the networks of the part "fit".
+    """A table fitted to the networks of all parts but "check".
 
     Args:
         manifest: of the networks.
@@ -72,7 +72,7 @@ def fit_table(manifest: Manifest, measurement: Measurement, like: LatencyTable |
     strange = [name for name in times if name not in known]
     if strange:
         raise InputError(f"{strange[0]}: no network of the manifest; the names are those of the files, such as {manifest.samples[0].name}")
-    samples = [one for one in manifest.samples if one.part == "fit" and one.name in times]
+    samples = [one for one in manifest.samples if one.part != "check" and one.name in times]
     if len(samples) < FEWEST:
         raise InputError(f"{len(samples)} networks to fit to were measured; give {FEWEST} or more")
     operators, measured = [operators_of(one, manifest) for one in samples], [times[one.name] for one in samples]

@@ -22,7 +22,7 @@ from ...files import atomic_write, read_bytes
 from ..benchmark import machine
 from ..check import images_for, one_thread
 from ..file_network import FileNetwork, OnnxNetwork, PteNetwork
-from .sample import PRECISIONS, Manifest, read_manifest, sample_file
+from .sample import PRECISIONS, Manifest, Sample, read_manifest, sample_file
 
 FORMATS = {"onnxruntime": ".onnx", "executorch": ".pte"}
 _WARM_UP = 2
@@ -130,8 +130,10 @@ def measure(
         profiled: of how many networks of the part "fit" to keep onnxruntime's times of operators.
         progress: called with 1 after each network.
 
+    Networks without a file of that runtime are left out.
+
     Raises:
-        InputError: an unknown runtime or precision; a missing extra or file; profiles of ExecuTorch.
+        InputError: an unknown runtime or precision; a missing extra, or no file at all; profiles of ExecuTorch.
     """
     _check(runtime, precision, passes, calls, profiled)
     manifest, path = read_manifest(folder), measured_file(folder, runtime, precision)
@@ -140,13 +142,15 @@ def measure(
     old = read_measurement(path) if path.is_file() else None
     if old is not None and (old.processor, old.version) != (about["processor"], about["version"]):
         raise InputError(f"{path}: measured on {old.processor}, {runtime} {old.version}; remove it to measure here")
-    times = {one.name: list(old.times.get(one.name, [])) if old else [] for one in manifest.samples}
+    present = _present(manifest, folder, runtime, precision)
+    times = {one.name: list(old.times.get(one.name, [])) if old else [] for one in present}
     with one_thread():
         for number in range(passes):
-            order = list(manifest.samples)
-            random.Random(number + len(times[order[0].name])).shuffle(order)
+            order = list(present)
+            random.Random(number + max(map(len, times.values()))).shuffle(order)
             for one in order:
-                times[one.name].append(least_time(_file(Path(folder).expanduser(), one.name, runtime, precision), runtime, calls))
+                file = sample_file(Path(folder).expanduser(), one.name, FORMATS[runtime], precision)
+                times[one.name].append(least_time(file, runtime, calls))
                 progress(1)
         profiles = dict(old.profiles) if old else {}
         chosen = _spread(manifest, profiled)
@@ -171,12 +175,14 @@ def _check(runtime: str, precision: str, passes: int, calls: int, profiled: int)
         raise InputError(f"profiled {profiled}: only onnxruntime says the times of operators; leave it out for {runtime}")
 
 
-def _file(folder: Path, name: str, runtime: str, precision: str) -> Path:
-    path = sample_file(folder, name, FORMATS[runtime], precision)
-    if not path.is_file():
+def _present(manifest: Manifest, folder: str | os.PathLike, runtime: str, precision: str) -> list[Sample]:
+    """The networks that have a file of a runtime."""
+    root, ending = Path(folder).expanduser(), FORMATS[runtime]
+    found = [one for one in manifest.samples if sample_file(root, one.name, ending, precision).is_file()]
+    if not found:
         what = f" --precision {precision}" if precision != "fp32" else ""
-        raise FileError(f"{path}: missing; write it by tools/latency.py sample ... --formats {FORMATS[runtime]}{what}")
-    return path
+        raise FileError(f"{root}: no {ending} file of its networks; write them by tools/latency.py sample ... --formats {ending}{what}")
+    return found
 
 
 def least_time(path: Path, runtime: str, calls: int) -> float:
@@ -194,7 +200,7 @@ def least_time(path: Path, runtime: str, calls: int) -> float:
 
 def _spread(manifest: Manifest, count: int) -> list[str]:
     """Names of so many networks to fit to, evenly over the list, which begins with the extremes."""
-    names = [one.name for one in manifest.samples if one.part == "fit"]
+    names = [one.name for one in manifest.samples if one.part != "check"]
     if count > len(names):
         raise InputError(f"profiled {count}: there are {len(names)} networks to fit to")
     return [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]

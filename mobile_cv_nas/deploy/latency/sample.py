@@ -29,7 +29,9 @@ _CALIBRATING = 4  # random images: ranges do not change the time
 
 @dataclass(frozen=True)
 class Sample:
-    """One network to measure: `part` is "fit" or, of those that judge a table and never fit it, "check"."""
+    """One network to measure. Its `part` is "ends", an extreme of the space, or "fit", a random one, to both of which a table is fitted, or
+    "check": random too, and kept to judge tables by.
+    """
 
     name: str
     arch: ArchDef
@@ -89,7 +91,7 @@ def draw_samples(space: SearchSpace, count: int, check: int, seed: int = 0) -> l
         archs[space.sample(rng)] = None
     if len(archs) < count:
         raise InputError(f"{count} networks: the space has hardly more than {len(archs)}; sample fewer")
-    parts = ["fit"] * (count - check) + ["check"] * check
+    parts = ["ends"] * len(ends) + ["fit"] * (count - check - len(ends)) + ["check"] * check
     return [Sample(f"net{i:03d}", arch, part) for i, (arch, part) in enumerate(zip(archs, parts, strict=True))]
 
 

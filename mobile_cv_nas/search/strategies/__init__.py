@@ -14,11 +14,13 @@ from .darts import Darts
 from .dmasking import DMasking
 from .dnas import Dnas
 from .one_shot import OneShot
+from .predictor import Predictor
 from .proxyless import Proxyless
 from .random import RandomSearch
 from .reinforce import Reinforce
 from .single import Single
 from .single_path import SinglePath
+from .slimming import Slimming
 
 STRATEGIES = Registry("STRATEGIES")
 for _name, _kind in {
@@ -29,16 +31,18 @@ for _name, _kind in {
     "reinforce": Reinforce,
     "single_path": SinglePath,
     "one_shot": OneShot,
+    "slimming": Slimming,
+    "predictor": Predictor,
     "random": RandomSearch,
     "single": Single,
 }.items():
     STRATEGIES._do_register(_name, _kind)
 
-NO_SUPERNET = ("random", "single")  # these train archs alone
+NO_SUPERNET = ("predictor", "random", "single")  # these train archs alone
 
 
 def find_strategy(name: str) -> type[Strategy]:
     """A strategy by its name. Raises InputError, with the nearest name, if there is none."""
     if name not in STRATEGIES:
-        raise InputError(f"SEARCH.STRATEGY: {name!r} does not exist{did_you_mean(name, [known for known, _ in STRATEGIES], few=12)}")
+        raise InputError(f"SEARCH.STRATEGY: {name!r} does not exist{did_you_mean(name, [known for known, _ in STRATEGIES], few=16)}")
     return STRATEGIES.get(name)

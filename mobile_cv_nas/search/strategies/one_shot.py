@@ -44,6 +44,7 @@ class OneShot(Strategy):
         self.steppers = {"weights": self.weight_stepper()}
         self.paths: list[Mapping[str, int]] = []
         space, goal, o = self.supernet.space, self.goal, self.options
+        self.distill = o.distill
         if o.distill and not isinstance(self.task, Classification):
             raise InputError("SEARCH.ONE_SHOT.DISTILL: for a classifier, whose outputs are probabilities; leave it out")
         ends: list[ArchDef] = []
@@ -72,7 +73,7 @@ class OneShot(Strategy):
         for path in self.paths:
             self.supernet.choose(path)
             task: Any = self.task
-            if self.options.distill and found:
+            if self.distill and found:
                 task = replace(self.task, losses=replace(self.task.losses, own=self._distillation(model.first)))
             found.append(task.loss(model, batch, key, self.runtime))
             macs += float(self.supernet.cost().macs)

@@ -68,7 +68,7 @@ class Proxyless(Reinforce):
         """(choices + 1, columns): one at the active options; their gradient reaches alpha through the softmax over the two."""
         pair, active = self._indicators()
         inner = self._inner(pair)
-        return active + inner - inner.detach()
+        return active + (inner - inner.detach())
 
     def cost_gates(self) -> Tensor:
         """(choices + 1, columns): softmax(alpha), whose gradient reaches the two options alone."""

@@ -25,7 +25,9 @@ class Single(Strategy):
         cost = goal.cost(self.supernet.space, arch)
         if not goal.met(cost):
             raise InputError(
-                f"SEARCH.ARCH: it has {cost:,} {goal.objective}, which is not within {goal.tolerance:.0%} of SEARCH.TARGET "
-                f"{goal.target:,.0f}; set that target, or name another"
+                f"SEARCH.ARCH: it has {goal.text(cost)}, which is not within {goal.tolerance:.0%} of SEARCH.TARGET "
+                f"{goal.text(goal.target)}; set that target, or name another"
             )
+        if not goal.allows(arch):
+            raise InputError("SEARCH.ARCH: it is above SEARCH.LIMITS; name another, or raise them")
         return Derived(arch, "given", 1, 0, math.nan)

@@ -103,7 +103,7 @@ class SinglePath(AlphaStrategy):
 def indicator(norm: Tensor, threshold: Tensor, soft: bool = False) -> Tensor:
     """1(norm > threshold), whose gradient is that of sigmoid(norm - threshold); `soft`: the sigmoid itself."""
     smooth = torch.sigmoid(norm - threshold)
-    return smooth if soft else (norm > threshold).to(smooth.dtype) + smooth - smooth.detach()
+    return smooth if soft else (norm > threshold).to(smooth.dtype) + (smooth - smooth.detach())
 
 
 def _kernel(block: MixedBlock, option: int) -> int:

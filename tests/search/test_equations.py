@@ -1,0 +1,390 @@
+"""Each strategy against its equation, written out independently."""
+
+import itertools
+import math
+import random
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+from searches import build_searcher, short
+from spaces import TINY as MIXED
+from spaces import members, parsed, random_alphas, randomise, relative, samples
+
+import mobile_cv_nas as nas
+from mobile_cv_nas.engine.step import Loss
+from mobile_cv_nas.errors import InputError
+from mobile_cv_nas.search.strategies import darts
+from mobile_cv_nas.search.strategies.proxyless import draw_pair
+from mobile_cv_nas.search.strategies.single_path import indicator
+
+
+def strategy_of(tmp_path, name, *opts):
+    strategy = build_searcher(short(tmp_path, name, *opts)).strategy
+    random_alphas(strategy.supernet)
+    return strategy
+
+
+def batch_of(strategy, phase="weights"):
+    return next(iter(strategy.loaders[phase].epoch(0)))
+
+
+# -- gates of the caller's making ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharing", ["none", "full"])
+@torch.no_grad()
+def test_assigned_one_hot_gates_are_a_selected_arch(sharing):
+    space = parsed(MIXED, input_size=16)
+    supernet = nas.build_supernet(space, 10, sharing=sharing).eval()
+    randomise(supernet)
+    x = torch.randn(3, 3, 16, 16)
+    for arch in samples(space, 12):
+        picks = space.encode(arch)
+        supernet.select(arch)
+        selected, one_hot = supernet(x), supernet.table.gates().clone()
+        cost = supernet.cost()
+        supernet.assign(lambda gates=one_hot: gates, {name: {option} for name, option in picks.items()})
+        assert relative(supernet(x), selected) < 1e-5
+        assert supernet.cost() == cost
+        supernet.assign(lambda gates=one_hot: gates)  # with all candidates run
+        assert relative(supernet(x), selected) < 1e-5
+        supernet.reset()
+        assert not torch.equal(supernet(x), selected)
+
+
+def test_units_that_are_off_are_not_run():
+    space = parsed(MIXED, input_size=16)
+    supernet = nas.build_supernet(space, 10)
+    ran = []
+    for key, block in supernet.blocks.items():
+        for name, unit in block.units.items():
+            unit.transform = lambda *a, real=unit.transform, what=f"{key}.{name}": (ran.append(what), real(*a))[1]
+    picks = space.encode(samples(space, 1)[0])
+    supernet.choose(picks)
+    one_hot = supernet.table.gates().clone()
+    alive = {choice.name: {picks[choice.name]} for choice in space.choices}
+    supernet.assign(lambda: one_hot, alive)
+    supernet(torch.randn(2, 3, 16, 16))
+    assert len(ran) <= len(space.layers)  # one of each layer at most
+
+
+# -- DARTS -----------------------------------------------------------------------------------------------------------
+
+
+def test_darts_is_the_mixture_of_its_candidates(tmp_path):
+    space = nas.SearchSpace.parse({"input_size": 8, "stages": [[["conv_k3", 8, 2]], [[["ir_k3", "ir_k5_se_hs", "ir_k7"], 8, 2, 1]]]})
+    supernet = nas.build_supernet(space, 10).eval()
+    randomise(supernet)
+    random_alphas(supernet)
+    strategy = strategy_of(tmp_path, "darts")
+    strategy.supernet = supernet
+    supernet.sample(1.0)
+    strategy.prepare("alphas", 0, 0)
+    alpha = supernet.alphas()["s1b0.block"].detach()
+    weights = [math.exp(float(a)) for a in alpha]
+    x, total = torch.randn(4, 3, 8, 8), 0
+    for option, weight in enumerate(weights):  # pool and classifier are linear: the mixture of maps is that of logits
+        arch = space.decode({"s1b0.block": option})
+        child = nas.inherit_weights(nas.build_model(arch, 10), supernet).eval()
+        total = total + weight / sum(weights) * child(x).detach()
+    assert relative(supernet(x).detach(), total) < 1e-5
+
+
+def test_the_second_order_of_darts_is_the_gradient_through_a_step_of_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(darts, "EPSILON", 0.1)  # gradients of so small a network are lost in float32 otherwise
+    strategy = strategy_of(tmp_path, "darts", "SEARCH.DARTS.SECOND_ORDER", True, "SEARCH.COST_WEIGHT", 0.0)
+    supernet, stepper = strategy.supernet, strategy.steppers["weights"]
+    strategy.begin("weights", 0)
+    strategy.prepare("weights", 0, 0)
+    train = batch_of(strategy)
+    for _ in range(3):  # so that there is momentum
+        stepper.step([train], 1, lambda batch, number: strategy.loss("weights", batch, (0, 0, 0)), list)
+    group = stepper.optimizer.param_groups[0]
+    group["lr"] = 0.05
+    strategy.begin("alphas", 0)
+    val = batch_of(strategy, "alphas")
+    before = {name: value.detach().clone() for name, value in stepper.parameters.items()}
+
+    def loss(weights, alphas, batch):
+        named = {name: weights.get(name, p) for name, p in supernet.named_parameters()} | alphas
+        return F.cross_entropy(torch.func.functional_call(supernet, named, (batch[0],)), batch[1])
+
+    alphas = {f"table.alpha.{name}": p.detach().clone().requires_grad_() for name, p in supernet.table.alpha.items()}
+    leaves = {name: value.clone().requires_grad_() for name, value in before.items()}
+    gradients = torch.autograd.grad(loss(leaves, alphas, train), list(leaves.values()), create_graph=True)
+    moved = {}
+    for (name, weight), gradient in zip(leaves.items(), gradients):
+        buffer = stepper.optimizer.state[stepper.parameters[name]]["momentum_buffer"]
+        moved[name] = weight - 0.05 * (group["momentum"] * buffer + gradient + group["weight_decay"] * weight)
+    expected = torch.autograd.grad(loss(moved, alphas, val), list(alphas.values()))
+    first = torch.autograd.grad(loss(leaves, alphas, val), list(alphas.values()))
+    strategy.loss("alphas", val, (0, 0, 0)).total.backward()
+    found = torch.cat([p.grad for p in supernet.alpha_parameters()])
+    exact, plain = torch.cat(expected), torch.cat(first)
+    assert (plain - exact).norm() / exact.norm() > 0.1  # the second order matters
+    assert (found - exact).norm() < 0.2 * (plain - exact).norm()  # finite differences of float32
+    assert all(torch.equal(p, before[name]) for name, p in stepper.parameters.items())  # all weights are back
+
+
+# -- REINFORCE -------------------------------------------------------------------------------------------------------
+
+
+def test_reinforce_is_unbiased(tmp_path, monkeypatch):
+    strategy = strategy_of(tmp_path, "reinforce")
+    space, alphas = strategy.supernet.space, strategy.supernet.alphas()
+    rewards = {arch: float(number % 7) / 3 for number, arch in enumerate(dict.fromkeys(arch for _, arch in members(space)))}
+    dummy = Loss(torch.zeros(()), 4, {}, {"right": torch.zeros(()), "loss": torch.zeros(())})
+    monkeypatch.setattr(strategy, "task_loss", lambda *_: dummy)
+    strategy.baseline = 0.4
+    mean, estimate = 0, {name: torch.zeros(len(alpha), dtype=torch.float64) for name, alpha in alphas.items()}
+    for picks, arch in members(space):
+        chance = torch.stack([F.softmax(alphas[name].double(), 0)[option] for name, option in picks.items()]).prod()
+        mean = mean - chance * rewards[arch]
+        strategy.path = picks
+        strategy.supernet.choose(picks)
+        monkeypatch.setattr(strategy, "reward", lambda *_, arch=arch: rewards[arch])
+        gradients = torch.autograd.grad(strategy.policy_loss(None, (0, 0, 0)).total, list(alphas.values()), allow_unused=True)
+        for name, gradient in zip(alphas, gradients):
+            estimate[name] += 0 if gradient is None else float(chance.detach()) * gradient.double()
+    exact = torch.autograd.grad(mean, list(alphas.values()))
+    assert any(g.abs().max() > 1e-3 for g in exact)
+    for (name, found), right in zip(estimate.items(), exact):
+        assert torch.allclose(found, right.double(), atol=1e-6), name
+
+
+def test_the_reward_and_its_baseline(tmp_path):
+    strategy = strategy_of(tmp_path, "reinforce", "SEARCH.COST_WEIGHT", 0.5, "SEARCH.REINFORCE.BASELINE", 0.9)
+    supernet, rewards = strategy.supernet, []
+    for step in range(3):
+        strategy.prepare("alphas", 0, step)
+        arch = supernet.space.decode(strategy.path)
+        images, labels = batch_of(strategy, "alphas")
+        found = strategy.loss("alphas", (images, labels), (0, step, 0))
+        supernet.select(arch)
+        with torch.no_grad():
+            right = float((supernet(images).argmax(1) == labels).double().mean())
+        rewards.append(right - 0.5 * abs(arch.cost(10).macs / 17000 - 1))
+        assert found.total.requires_grad
+    strategy.prepare("weights", 1, 0)
+    expected = rewards[0]
+    for reward in rewards[1:]:
+        expected = 0.9 * expected + 0.1 * reward
+    assert strategy.baseline == pytest.approx(expected)
+
+
+# -- ProxylessNAS ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharing", ["none", "full"])
+def test_the_gate_gradient_of_proxyless(tmp_path, sharing):
+    strategy = strategy_of(tmp_path, "proxyless", "SEARCH.SHARING", sharing)
+    supernet = strategy.supernet.double()
+    images, labels = batch_of(strategy, "alphas")
+    strategy.begin("alphas", 0)
+    strategy.prepare("alphas", 0, 3)
+
+    def loss():
+        return F.cross_entropy(supernet(images.double()), labels)
+
+    loss().backward()
+    gates, size = strategy.binary_gates().detach(), 1e-3
+    assert set(gates.unique().tolist()) == {0.0, 1.0}
+    for name, alpha in supernet.alphas().items():
+        row, pair = supernet.table.row[name], strategy.pairs[name]
+        slopes = []
+        for option in pair:
+            values = []
+            for sign in (1, -1):
+                changed = gates.clone()
+                changed[row, option] += sign * size
+                supernet.assign(lambda changed=changed: changed, strategy.pairs)
+                values.append(float(loss().detach()))
+            slopes.append((values[0] - values[1]) / (2 * size))
+        both = F.softmax(alpha.detach()[list(pair)], 0).tolist()
+        expected = torch.zeros(len(alpha), dtype=torch.float64)
+        for i, k in itertools.product(range(2), range(2)):
+            expected[pair[i]] += slopes[k] * both[k] * ((i == k) - both[i])
+        assert torch.allclose(alpha.grad, expected, atol=2e-3 * max(1, float(expected.abs().max()))), name
+    assert any(alpha.grad.abs().max() > 1e-3 for alpha in supernet.alphas().values())
+
+
+def test_pairs_follow_their_distribution():
+    p, draws, rng = [0.5, 0.3, 0.15, 0.05], 20000, random.Random(0)
+    counts = Counter(draw_pair(p, rng) for _ in range(draws))
+    for i, j in itertools.permutations(range(4), 2):
+        either = p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j])  # drawn without replacement, in whichever order
+        chance = either * p[i] / (p[i] + p[j])
+        assert counts[i, j] / draws == pytest.approx(chance, abs=4 * math.sqrt(chance * (1 - chance) / draws)), (i, j)
+
+
+def test_the_mean_gate_gradient_is_that_of_enumeration():
+    """Of a loss that is linear in the gates, sum_k l_k g_k, over all pairs."""
+    p, slopes, draws, rng = [0.5, 0.3, 0.15, 0.05], [0.2, -1.0, 0.7, 2.0], 40000, random.Random(1)
+
+    def gradient(i, j):
+        found, total = [0.0] * 4, p[i] + p[j]
+        for a, k in itertools.product((i, j), (i, j)):
+            found[a] += slopes[k] * p[k] / total * ((a == k) - p[a] / total)
+        return found
+
+    expected = [0.0] * 4
+    for i, j in itertools.combinations(range(4), 2):
+        either = p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j])
+        expected = [e + either * g for e, g in zip(expected, gradient(i, j))]
+    drawn = [gradient(*draw_pair(p, rng)) for _ in range(draws)]
+    for option in range(4):
+        assert sum(g[option] for g in drawn) / draws == pytest.approx(expected[option], abs=0.01)
+
+
+def test_an_update_of_proxyless_leaves_the_other_options_alone(tmp_path):
+    strategy = strategy_of(tmp_path, "proxyless")
+    before = strategy.supernet.probabilities()
+    strategy.begin("alphas", 0)
+    strategy.prepare("alphas", 0, 1)
+    stepper = strategy.steppers["alphas"]
+    assert stepper.step([batch_of(strategy, "alphas")], 1, lambda b, n: strategy.loss("alphas", b, (0, 0, n)), list).term is None
+    after, moved = strategy.supernet.probabilities(), 0
+    for name, pair in strategy.pairs.items():
+        for option in range(len(before[name])):
+            if option in pair:
+                moved += abs(float(after[name][option] - before[name][option])) > 1e-4
+            else:
+                assert float(after[name][option]) == pytest.approx(float(before[name][option]), abs=1e-6)
+    assert moved
+
+
+def test_the_cost_of_proxyless_is_the_expectation(tmp_path):
+    strategy = strategy_of(tmp_path, "proxyless")
+    strategy.prepare("alphas", 0, 1)
+    cost = strategy.supernet.effective.cost(strategy.cost_gates())
+    assert float(cost.macs.detach()) == pytest.approx(float(strategy.supernet.expected_cost().macs.detach()), rel=1e-12)
+
+
+# -- Single-Path NAS -------------------------------------------------------------------------------------------------
+
+
+def test_the_gradient_of_an_indicator():
+    norm, threshold = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (1.3, 0.4))
+    found = indicator(norm, threshold)
+    assert float(found.detach()) == 1.0
+    assert float(indicator(threshold, norm).detach()) == 0.0
+    found.backward()
+    sigmoid = 1 / (1 + math.exp(-0.9))
+    assert float(norm.grad) == pytest.approx(sigmoid * (1 - sigmoid))
+    assert float(threshold.grad) == pytest.approx(-sigmoid * (1 - sigmoid))
+
+
+KERNELS = """
+input_size: 8
+stages:
+  - [[conv_k3_hs, 4, 1, 1]]
+  - [[[ir_k3_hs, ir_k7, ir_k3, ir_k5], [4, 8, 4], 2, 1, {expansion: [1, 3, 1]}],
+     [[ir_k3, ir_k5, skip], [4, 8, 4], 1, 1, {expansion: [1, 2, 1]}]]
+"""
+
+
+@pytest.fixture
+def single_path(tmp_path):
+    cfg = short(tmp_path, "single_path")
+    (tmp_path / "tiny.yaml").write_text(KERNELS)
+    return build_searcher(cfg).strategy
+
+
+def test_single_path_keeps_what_is_above_its_thresholds(single_path):
+    supernet, rng, seen = single_path.supernet, random.Random(0), set()
+    starts = {name: value.clone() for name, value in supernet.state_dict().items()}
+    rings = {3: lambda w: w[:, :, 2:5, 2:5], 5: lambda w: w[:, :, 1:6, 1:6], 7: lambda w: w}
+
+    def relative_square(unit, part):
+        """Of the weights of a unit that `part` takes: sum of squares over that at the start."""
+        return float(part(supernet.state_dict()[unit]) / part(starts[unit]))
+
+    for _ in range(40):
+        with torch.no_grad():
+            for alpha in supernet.alpha_parameters():
+                alpha.copy_(torch.tensor([rng.choice((0.2, 1.0, 2.0, 3.0)) for _ in alpha]))
+            supernet.load_state_dict({**starts, **{f"table.alpha.{k}": v for k, v in supernet.table.alpha.items()}})
+            for parameter in supernet.blocks.parameters():
+                if parameter.ndim == 4:
+                    parameter.mul_(rng.uniform(0.5, 1.3) + torch.rand(parameter.shape))
+        alphas, arch = {name: alpha.tolist() for name, alpha in supernet.alphas().items()}, single_path.derive()
+        seen.add(arch)
+        for layer, one in zip(supernet.space.layers[1:], arch.layers[1:]):
+            dw, pwl = (f"blocks.{layer.key}.units.ir.{name}.conv.weight" for name in ("dw", "pwl"))
+            block = alphas[f"{layer.key}.block"]
+            sizes = rings if layer.stride == 2 else {3: lambda w: w[:, :, 1:4, 1:4], 5: lambda w: w}
+            if layer.stride == 1:
+                kept = relative_square(dw, lambda w, of=sizes[3]: of(w).square().sum()) > float(block[2])
+                assert kept == (one.names[0] != "skip")
+                if not kept:
+                    continue
+            expected, options = "ir_k3", {5: 3, 7: 1} if layer.stride == 2 else {5: 1}
+            for kernel, option in options.items():  # the last candidate's family: relu, no squeeze-and-excite
+                ring = (sizes[kernel], sizes[kernel - 2])
+                if relative_square(dw, lambda w, of=ring: of[0](w).square().sum() - of[1](w).square().sum()) <= float(block[option]):
+                    break
+                expected = f"ir_k{kernel}"
+            assert one.names[0] == expected
+            for kind, where in (("channels", pwl), ("hidden", dw)):
+                widths, option = getattr(layer, kind), 0
+                for low, high in itertools.pairwise(widths):
+                    change = relative_square(where, lambda w, low=low, high=high: w[low:high].square().sum())
+                    if change <= float(alphas[f"{layer.key}.{kind}"][option + 1]):
+                        break
+                    option += 1
+                assert getattr(one, kind)[0] == widths[option]
+    assert len(seen) > 15
+
+
+def test_the_hard_gates_of_single_path_are_the_arch(single_path):
+    supernet = single_path.supernet.eval()
+    randomise(supernet)
+    x = torch.randn(3, 3, 8, 8)
+    for seed in range(6):
+        random_alphas(supernet, 1.0, seed)
+        single_path.prepare("weights", 0, 0)
+        arch = single_path.derive()
+        child = nas.inherit_weights(nas.build_model(arch, 10), supernet).eval()
+        with torch.no_grad():
+            assert relative(supernet(x), child(x)) < 1e-5
+        cost = supernet.cost().macs
+        assert float(cost.detach()) == pytest.approx(arch.cost(10).macs, rel=1e-12)
+        chances = single_path.probabilities()
+        assert all(float(p.sum()) == pytest.approx(1) and (p >= 0).all() for p in chances.values())
+        cost.backward()
+        assert all(alpha.grad is not None for alpha in supernet.alpha_parameters())
+
+
+def test_single_path_names_what_it_cannot_decide(tmp_path):
+    space = nas.SearchSpace.parse({"input_size": 8, "stages": [[[["ir_k3", "conv_k3"], [4, 8, 4], 2, 1, {}]]]})
+    searcher = build_searcher(short(tmp_path, "single_path"))
+    supernet = nas.build_supernet(space, 10, sharing="full")
+    setting = searcher.strategy.setting.__class__(**{**vars(searcher.strategy.setting), "supernet": supernet})
+    with pytest.raises(InputError, match=r"s0b0: single_path needs inverted residuals alone"):
+        type(searcher.strategy)(setting)
+
+
+# -- one-shot --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distill", [False, True])
+def test_the_sandwich_and_its_distillation(tmp_path, distill):
+    strategy = strategy_of(tmp_path, "one_shot", "SEARCH.ONE_SHOT.SANDWICH", True, "SEARCH.ONE_SHOT.DISTILL", distill)
+    supernet, space = strategy.supernet, strategy.supernet.space
+    strategy.prepare("weights", 0, 0)
+    archs = [space.decode(path) for path in strategy.paths]
+    assert archs[:2] == [space.largest(10), space.smallest(10)]
+    images, labels = batch_of(strategy)
+    found = strategy.loss("weights", (images, labels), (0, 0, 0))
+    losses, teacher = [], None
+    for arch in archs:
+        supernet.select(arch)
+        logs = F.log_softmax(supernet(images).detach(), 1)
+        plain = -logs[torch.arange(len(labels)), labels].mean()
+        losses.append(plain if teacher is None or not distill else -(teacher * logs).sum(1).mean())
+        teacher = logs.exp() if teacher is None else teacher
+    assert float(found.total.detach()) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+    assert float(found.sums["passed"]) == 4 * len(labels)
+    assert float(found.sums["macs"]) == len(labels) * sum(arch.cost(10).macs for arch in archs)
