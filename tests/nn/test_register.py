@@ -126,6 +126,24 @@ def test_a_block_of_ones_own_is_searched(bias: bool) -> None:
         assert (counted.macs, counted.params) == (supernet.cost().macs.item(), supernet.cost().params.item())
 
 
+def test_a_block_without_constants_is_searched() -> None:
+    class Same(Pointwise):
+        constants = nas.Block.constants
+
+        @staticmethod
+        def cost(s: Any, n: Any) -> nas.Cost:
+            return nas.Cost(s.c_in * s.c_out * s.out_area, s.c_in * s.c_out)
+
+    nas.register_block("same", Same)
+    space = nas.SearchSpace.parse(table([["same", "ir_k3"], [8, 16, 4], 1, 2]))
+    supernet = nas.build_supernet(space, 4)
+    for seed in range(4):
+        arch = space.sample(seed)
+        supernet.select(arch)
+        counted = nas.count(nas.build_model(arch, 4), 16)
+        assert (counted.macs, counted.params) == (supernet.cost().macs.item(), supernet.cost().params.item())
+
+
 def refused(name: Any, kind: Any, **arguments: Any) -> str:
     with pytest.raises(InputError) as caught:
         nas.register_block(name, kind, **arguments)
