@@ -16,8 +16,9 @@ from torch import Tensor
 from ..arch import ArchDef, SearchSpace
 from ..deploy.latency.table import LatencyTable
 from ..errors import InputError, did_you_mean, shown
-from ..networks.additive import Expectations, extreme, layer_sum
+from ..networks.additive import Expectations, layer_sum
 from ..networks.cells import LayerSum
+from ..networks.extreme import extreme
 from ..networks.supernet import Supernet
 from ..nn.heads import HeadDef
 from .memory import PeakMemory
