@@ -16,7 +16,8 @@ from torch import Tensor
 from ...arch import ArchDef, SearchSpace
 from ...errors import FileError, InputError, did_you_mean
 from ...files import atomic_write, read_bytes
-from ...networks.additive import BlockCells, Expectations, HeadCells, layer_sum
+from ...networks.additive import Expectations, layer_sum
+from ...networks.cells import BlockCells, HeadCells
 from ...networks.supernet import Supernet
 from ...nn.heads import HeadDef
 from ...nn.operators import Operator
@@ -61,6 +62,13 @@ class LatencyTable:
         entries: {cell: milliseconds}, a cell being `cell_key`.
         check: how it did on networks that it was not fitted to; see `check.Check`.
         note: what else a user should know.
+
+    Raises:
+        FileError: a value that cannot be.
+
+    >>> table = LatencyTable.load("digits_onnxruntime_fp32")
+    >>> table.space, table.unit
+    ('digits', 'ms')
     """
 
     device: str
