@@ -37,9 +37,7 @@ class PointwiseSiLU(nas.Block):
 
 nas.register_block("pointwise_silu", PointwiseSiLU)
 names = ["ir_k3", "ir_k5", "pointwise_silu"]
-space = nas.SearchSpace.parse(
-    {"name": "own", "input_size": 16, "stages": [[["conv_k3", 8, 2]], [[names, [8, 16, 4], 1, 3, {"expansion": [1, 3, 1]}]]]}
-)
+space = nas.SearchSpace.parse({"name": "own", "input_size": 16, "stages": [[["conv_k3", 8, 2]], [[names, [8, 16, 4], 1, 3]]]})
 supernet = nas.build_supernet(space, num_classes=10)
 supernet.sample(temperature=1.0)
 supernet.cost().macs.backward()

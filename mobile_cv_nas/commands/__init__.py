@@ -10,7 +10,6 @@ COMMANDS = {
     "predict": "predict",
     "export": "export_net",
     "benchmark": "benchmark_net",
-    "latency": "latency",
     "summarize": "summarize_net",
     "space": "space_info",
     "blocks": "list_blocks",

@@ -35,7 +35,7 @@ class _Candidates(nn.Module):
         self.register_buffer("layer", torch.tensor([layer for layer, _, _ in rows]), persistent=False)
         self.register_buffer("gate", torch.tensor([gate for _, gate, _ in rows]), persistent=False)
         constants = [[c[name] for _, _, c in rows] for name in self.names]
-        self.register_buffer("constants", torch.tensor(constants, dtype=torch.float64).view(len(self.names), -1), persistent=False)
+        self.register_buffer("constants", torch.tensor(constants, dtype=torch.float64).view(len(self.names), len(rows)), persistent=False)
 
     def forward(self, gates: Tensor, dims: Tensor) -> Tensor:
         """(2,): expected MACs and parameters, from flat gates and (7, layers) expected dimensions."""

@@ -11,7 +11,8 @@ import numpy as np
 from ..arch import ArchDef, SearchSpace
 from ..arch.layer import Layer, map_sizes, reading
 from ..nn.heads import HeadDef
-from .additive import LayerSum, head_values, layer_cells
+from .additive import head_values, layer_cells
+from .cells import LayerSum
 
 
 def extreme(function: LayerSum, space: SearchSpace, head: HeadDef, in_channels: int, largest: bool, peak: bool = False) -> ArchDef:

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from ..arch import ArchDef, SearchSpace
 from ..errors import InputError
-from ..networks.additive import BlockCells, Expectation, HeadCells, layer_values
+from ..networks.additive import Expectation, layer_values
+from ..networks.cells import BlockCells, HeadCells
 from ..networks.extreme import extreme
 from ..networks.supernet import Supernet
 from ..nn.heads import HeadDef

@@ -13,9 +13,9 @@ from torch import nn
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.errors import InputError
-from mobile_cv_nas.nn.blocks import InvertedResidual
+from mobile_cv_nas.nn.blocks import Dims, InvertedResidual
 from mobile_cv_nas.nn.choice import Gates
-from mobile_cv_nas.nn.register import arguments_type
+from mobile_cv_nas.nn.register import arguments_type, make_block
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +126,24 @@ def test_a_block_of_ones_own_is_searched(bias: bool) -> None:
         assert (counted.macs, counted.params) == (supernet.cost().macs.item(), supernet.cost().params.item())
 
 
+def test_a_block_without_constants_is_searched() -> None:
+    class Same(Pointwise):
+        constants = nas.Block.constants
+
+        @staticmethod
+        def cost(s: Any, n: Any) -> nas.Cost:
+            return nas.Cost(s.c_in * s.c_out * s.out_area, s.c_in * s.c_out)
+
+    nas.register_block("same", Same)
+    space = nas.SearchSpace.parse(table([["same", "ir_k3"], [8, 16, 4], 1, 2]))
+    supernet = nas.build_supernet(space, 4)
+    for seed in range(4):
+        arch = space.sample(seed)
+        supernet.select(arch)
+        counted = nas.count(nas.build_model(arch, 4), 16)
+        assert (counted.macs, counted.params) == (supernet.cost().macs.item(), supernet.cost().params.item())
+
+
 def refused(name: Any, kind: Any, **arguments: Any) -> str:
     with pytest.raises(InputError) as caught:
         nas.register_block(name, kind, **arguments)
@@ -211,3 +229,10 @@ def test_an_option_of_ones_own_is_checked() -> None:
         nas.ArchDef.parse(table(["shuffle", 8, 1, 1, {"parts": [1]}]))
     with pytest.raises(nas.ArchError, match="unknown option 'part', did you mean parts"):
         nas.ArchDef.parse(table(["shuffle", 8, 1, 1, {"part": 4}]))
+
+
+def test_an_error_inside_a_block_of_this_library_is_not_the_users():
+    dims = Dims(c_in=6, c_out=8, hidden=6)
+    with pytest.raises(ValueError, match="divisible by groups") as caught:
+        make_block("ir_k3", InvertedResidual, dims, {"groups": 4})
+    assert "correct its" not in str(caught.value)
