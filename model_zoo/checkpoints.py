@@ -21,7 +21,7 @@ from mobile_cv_nas.weights.file import load_weights as load_safetensors
 
 from .card import Card
 from .keymap import RELEASED_PREFIX, from_released
-from .others import State, from_others, named
+from .others import State, from_others, named, origin_of
 
 HEAD = "classifier."
 _LOG = logging.getLogger(__name__)
@@ -50,6 +50,12 @@ def read_weights(path: str | os.PathLike, network: Network, card: Card | None = 
 def names_for(path: str | os.PathLike) -> list[str]:
     """The networks of the zoo whose weights a file of another library has, by keys and shapes. Raises WeightsError."""
     return named(_read(Path(path).expanduser()))
+
+
+def library_of(path: str | os.PathLike) -> str | None:
+    """The library whose names a file has, as in `Card.elsewhere`; None for ours and the released ones. Raises WeightsError."""
+    origin = origin_of(_read(Path(path).expanduser()))
+    return origin.name if origin else None
 
 
 def _read(path: Path) -> State:

@@ -14,7 +14,7 @@ from mobile_cv_nas.weights.fetch import file_sha256
 from mobile_cv_nas.weights.file import WeightsError, save_weights
 
 from .builder import find_arch
-from .weights import read_weights
+from .checkpoints import library_of, read_weights
 
 
 def convert(weights: str | os.PathLike, model: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
@@ -33,6 +33,9 @@ def convert(weights: str | os.PathLike, model: str | os.PathLike, output: str | 
         "model": card.name if card else arch.name or Path(model).stem,
         "source_sha256": file_sha256(weights),
     }
+    library = library_of(weights)
+    if library is not None and (card is None or card.weights is None or card.weights.format != library):
+        card = card.source(library) if card is not None and library in card.sources else None  # whose figures and licence these are
     if card is not None and card.published is not None:
         metadata["published"] = {key: value for key, value in asdict(card.published).items() if value is not None}
     if card is not None and card.weights is not None:

@@ -12,6 +12,7 @@ from ..errors import InputError, shown
 from ..nn.blocks import BLOCKS, Block, Dims, IRPool, Shape, Skip
 from ..nn.register import arguments_type, block_type, make_block
 from ..nn.shapes import Cost, round_to
+from ..nn.whole import WholeCandidate
 from .fields import ArchError
 
 DEFAULT_EXPANSION, DEFAULT_DIVISOR = 6, 8
@@ -163,6 +164,8 @@ def check_layer(layer: Layer, where: str) -> None:
     sizes = {one.kind.out_size(65, layer.stride, one.args) for one in layer.arguments.values()}
     if len(sizes) > 1:
         raise ArchError(f"{where}: key padding: the blocks {', '.join(layer.candidates)} give maps of different sizes with it")
+    if WholeCandidate in kinds:
+        _check_whole(layer, where)
     groups = layer.options.get("groups", 1)
     if groups > 1:
         for what, options in (("input width", layer.c_in), ("hidden width", layer.hidden), ("channels", layer.channels)):
@@ -173,3 +176,15 @@ def check_layer(layer: Layer, where: str) -> None:
     keeps = layer.skip is not None or (layer.stride == 1 and next(iter(kinds)).residual and set(layer.c_in) & set(layer.channels))
     if keeps and layer.out_size(65) != 65:
         raise ArchError(f"{where}: key padding: a block that may add or hand on its input must keep the map's size; leave padding out")
+
+
+def _check_whole(layer: Layer, where: str) -> None:
+    """Whole candidates make their own hidden width of a fixed input width, which their groups divide."""
+    if len(layer.c_in) > 1:
+        raise ArchError(f"{where}: a block with an expansion in its name needs a fixed input width, not {shown(list(layer.c_in))}")
+    for name, one in layer.arguments.items():
+        groups = getattr(one.args, "groups", 1)
+        if one.kind is WholeCandidate and groups > 1 and (layer.c_in[0] % groups or any(c % groups for c in layer.channels)):
+            raise ArchError(f"{where}: {name} needs input width and channels that {groups} divides")
+        if one.kind is WholeCandidate and groups > 1 and len(layer.channels) > 1:
+            raise ArchError(f"{where}: {name} needs fixed channels, since it has groups")

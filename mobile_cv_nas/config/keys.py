@@ -84,8 +84,12 @@ _C.SEARCH.TEMPERATURE.DECAY = 0.045  # paper: per epoch
 _C.SEARCH.SHARING = "none"  # none (each block type has its own weights) | full (one block for all)
 _C.SEARCH.RECOMPUTE = False  # compute candidates again in the backward pass: less memory, more time
 _C.SEARCH.RESOLUTION = "all"  # all (every input size each step) | sampled
-_C.SEARCH.DRAWS = 2000  # archs drawn where the most probable one misses the target
-_C.SEARCH.CANDIDATES = 32  # of these, how many are compared on validation images; without test images on those of alpha
+_C.SEARCH.DRAWS = 2000  # archs drawn from the alphas
+# Of those near the target, how many are compared with the argmax, itself included, on validation images; without test images on those of
+# alpha. 1: the argmax is taken if it meets the target.
+_C.SEARCH.CANDIDATES = 32  # compared; see above
+_C.SEARCH.FINALISTS = 1  # of these, how many are trained for a while before one is chosen; 1 = none
+_C.SEARCH.FINALIST_EPOCHS = 5  # of each round of their training, after which the better half goes on
 _C.SEARCH.RECALIBRATION_IMAGES = 512  # training images that renew a candidate's norm statistics
 _C.SEARCH.TOLERANCE = 0.05  # how far from the target a derived network may be, as a share of it
 _C.SEARCH.RANKING_IMAGES = 0  # random validation images that candidates are compared on; 0 = all
@@ -208,6 +212,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "SEARCH.TEMPERATURE.END": (1e-3, 1e3),
     "SEARCH.DRAWS": (1, 1e7),
     "SEARCH.CANDIDATES": (1, 1e6),
+    "SEARCH.FINALISTS": (1, 4096),
+    "SEARCH.FINALIST_EPOCHS": (1, 1e6),
     "SEARCH.RECALIBRATION_IMAGES": (2, 1e7),
     "SEARCH.TOLERANCE": (TINY, 1),
     "SEARCH.RANDOM.ARCHS": (1, 4096),

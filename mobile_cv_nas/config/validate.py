@@ -59,6 +59,8 @@ def _strategy(keys: str, names: Sequence[str], remedy: str = "", harmless: tuple
 STRATEGY_RULES = (
     _strategy("ALPHA_LR ALPHA_FRACTION ALPHA_WEIGHT_DECAY COST_WEIGHT WARMUP_FRACTION DRAWS CANDIDATES", ALPHAS),
     _strategy("TEMPERATURE.*", ("dmasking", "dnas")),
+    _strategy("FINALISTS FINALIST_EPOCHS", (*ALPHAS, "one_shot"), harmless=(1,)),
+    Rule(("SEARCH.FINALIST_EPOCHS",), lambda c, _: c.SEARCH.FINALISTS == 1, "SEARCH.FINALISTS", "raise it"),
     _strategy("SHARING", tuple(name for name in STRATEGIES if name != "single_path"), "it has one super-kernel"),
     _strategy("DARTS.SECOND_ORDER", ("darts",), harmless=(False,)),
     _strategy("PROXYLESS.GRADIENT", ("proxyless",)),

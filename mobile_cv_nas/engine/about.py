@@ -5,6 +5,7 @@ None of it is in result.json: a run that is repeated, or resumed, writes the ver
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -36,6 +37,12 @@ def about_run(runtime: Runtime, data: Data, options: dict[str, Any], seconds: di
         },
         "options": options,
     }
+
+
+def identity(options: dict[str, Any]) -> dict[str, Any]:
+    """What result.json says of a run beside its result, equal where the run is repeated; `options` as `about_run` takes them."""
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
+    return {"seed": options.get("SEED"), "versions": versions(), "config_digest": digest[:16]}
 
 
 def write_about(folder: Path, facts: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ def progress_bar(runtime: Runtime, total: int, done: int, name: str) -> Any:
         disable=None if runtime.main else True,
         dynamic_ncols=True,
         smoothing=0.05,
-        bar_format="{desc} {percentage:3.0f}% {remaining} left{postfix}",  # what matters first: a terminal may have 80 columns
+        bar_format="{desc} {percentage:3.0f}% {remaining} left{postfix} {bar}",  # what matters first: it is cut to the terminal's width
     )
 
 

@@ -28,9 +28,9 @@ sampled, expected, argmax    cost of the gates that were drawn, under the softma
 
 def search_start(run: SearchRun, folder: str | os.PathLike, train_child: bool = True) -> Start:
     """Before a search, measured on a few steps of a supernet, and of a child near the target, that are thrown away."""
-    runtime, epochs = run.runtime, run.options.epochs
+    runtime = run.runtime
     searcher = Searcher(run.task, run.data, run.goals, run.options, run.recipe, runtime, run.space, run.given)
-    stages = []
+    stages, epochs = [], searcher.epochs
     for phase in searcher.phases:
         times = sum(phase.runs(epoch) for epoch in range(epochs))
         seconds = seconds_a_step(phase, runtime, "SEARCH", epochs - 1) if times else 0.0
@@ -47,7 +47,7 @@ def search_start(run: SearchRun, folder: str | os.PathLike, train_child: bool = 
         ("space", f"{run.space.name or 'unnamed'}, {run.space.size():.2g} networks"),
         ("target", ", ".join(_target(one) for one in run.goals.values())),
     ]
-    rows.append(("a child near it", costs(run.space.cost(arch, in_channels=run.task.in_channels, head=goal.head))))
+    rows.append(("a child near it", costs(run.child_cost(arch))))
     return Start(run.data, run.space.input_sizes, runtime, stages, memory, rows, Path(folder))
 
 

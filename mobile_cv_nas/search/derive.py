@@ -20,7 +20,7 @@ from ..networks.supernet import Supernet
 from ..nn.shapes import subsample
 from ..tasks.task import Task
 from .goal import Goal
-from .judge import Judge, Score, best_of
+from .judge import Choosing, Judge, Score
 
 Batch = tuple[Any, Any]
 log = logging.getLogger(__name__)
@@ -106,29 +106,29 @@ def _flatten(probabilities: Tensor, sharpness: float) -> list[float]:
 
 
 def derive_arch(
-    space: SearchSpace, argmax: ArchDef, probabilities: Mapping[str, Tensor], goal: Goal, judge: Judge, how: tuple[int, int, int]
+    space: SearchSpace, argmax: ArchDef | None, probabilities: Mapping[str, Tensor], goal: Goal, judge: Judge, choosing: Choosing
 ) -> Derived:
-    """The arch of a finished search: the argmax if it meets the goal, else what `best_drawn` gives. Raises DeriveError as that does."""
-    if goal.met(goal.cost(space, argmax)) and goal.allows(argmax):
-        return Derived(argmax, "argmax", 0, 0, math.nan)
-    return best_drawn(space, probabilities, goal, judge, how)
+    """The arch of a finished search: the best of some that are drawn, with which the argmax competes if it meets the goal.
 
-
-def best_drawn(space: SearchSpace, probabilities: Mapping[str, Tensor], goal: Goal, judge: Judge, how: tuple[int, int, int]) -> Derived:
-    """The best of some archs that are drawn: of those that meet the goal, the most probable are measured.
-
-    Args:
-        how: how many are drawn, and how many measured; the seed of the draw.
+    The most probable of the archs drawn that meet the goal are measured; `argmax` None leaves it out. Where one alone is to be compared,
+    and the argmax meets the goal, it is taken.
 
     Raises:
         DeriveError: no arch near the target was found.
     """
-    draws, compare, seed = how
-    candidates = draw_candidates(space, probabilities, goal, draws, seed)
-    archs = [candidate.arch for candidate in candidates[:compare]]
-    scores = judge.scores(archs)
-    best = best_of(archs, scores)
-    return Derived(archs[best], "sampled", len(candidates), len(archs), scores[best][0])
+    first = [argmax] if argmax is not None and goal.fits(argmax) else []
+    if first and choosing.compare == 1:
+        return Derived(first[0], "argmax", 1, 0, math.nan)
+    try:
+        drawn = [one.arch for one in draw_candidates(space, probabilities, goal, choosing.draws, choosing.seed)]
+    except DeriveError:
+        if not first:
+            raise
+        drawn = []
+    near = list(dict.fromkeys([*first, *drawn]))
+    archs = near[: choosing.compare]
+    arch, score = choosing.best(judge, archs, judge.scores(archs))
+    return Derived(arch, "argmax" if arch in first else "sampled", len(near), len(archs), score[0])
 
 
 def inherited_child(supernet: Supernet, arch: ArchDef, task: Task, train: Sequence[Any]) -> nn.Module:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arch import ArchDef, SearchSpace
-from ..engine.about import ABOUT, write_about
+from ..engine.about import ABOUT, identity, write_about
 from ..engine.progress import short
 from ..engine.run_folder import RESULT, open_run, write_result
 from ..errors import FileError
@@ -131,12 +131,13 @@ def draw_found(result: SearchResult, task: Task) -> None:
 
 def write_results(result: SearchResult, about: dict[str, Any], task: Task, step: int) -> None:
     """Leaves result.json, run.json and report.html, and for several targets front.yaml and front.png; result.json of the whole last."""
+    who = identity(about["options"])
     for one in result.targets or (result,):
         draw_found(one, task)
     for one in result.targets:
         seconds = {**about["seconds"], "training": round(one.training.seconds, 1)} if one.training is not None else about["seconds"]
         write_about(one.folder, {**about, "seconds": seconds})
-        write_result(one.folder, one.to_dict())
+        write_result(one.folder, {**one.to_dict(), **who})
         write_report(one.folder)
     if result.targets:
         rows = _front(result.targets, task)
@@ -144,7 +145,7 @@ def write_results(result: SearchResult, about: dict[str, Any], task: Task, step:
         _draw_front(rows, result.folder / "front.png", result.targets[0].goal, task)
     write_about(result.folder, about)
     _write_board(result, about, task, step)
-    write_result(result.folder, result.to_dict())
+    write_result(result.folder, {**result.to_dict(), **who})
     write_report(result.folder)
 
 

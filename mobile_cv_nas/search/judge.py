@@ -84,6 +84,36 @@ class Judge:
         self.memory[f"{what}_macs"] += images * sum(self.cost(arch) for arch in archs)
 
 
+@dataclass(frozen=True)
+class Choosing:
+    """How one of several archs is chosen.
+
+    Args:
+        draws: archs that are drawn from a distribution.
+        compare: of those near the target, how many are measured with inherited weights, the most probable first.
+        finalists: of these, how many are trained before one is chosen; 1: none, the best by inherited weights is taken.
+        epochs: of each round of training, after which the better half stays.
+        seed: of the draw.
+    """
+
+    draws: int
+    compare: int
+    finalists: int = 1
+    epochs: int = 0
+    seed: int = 0
+
+    def best(self, judge: Judge, archs: Sequence[ArchDef], scores: Sequence[Score]) -> tuple[ArchDef, Score]:
+        """The best of some archs that were measured, after the finalists' training if there are several; of equals the first."""
+        order = sorted(range(len(archs)), key=lambda i: (*scores[i], -i), reverse=True)
+        left, found = [archs[i] for i in order[: self.finalists]], [scores[i] for i in order]
+        stage = 0
+        while len(left) > 1:
+            found = judge.trained(left, self.epochs, stage)
+            order = sorted(range(len(left)), key=lambda i: (*found[i], -i), reverse=True)
+            left, found, stage = [left[i] for i in order[: len(left) // 2]], [found[i] for i in order], stage + 1
+        return left[0], found[0]
+
+
 def best_of(archs: Sequence[ArchDef], scores: Sequence[Score]) -> int:
     """The position of the best; of equals the first."""
     return max(range(len(archs)), key=lambda i: (*scores[i], -i))

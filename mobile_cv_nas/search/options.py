@@ -11,10 +11,10 @@ class SearchOptions:
     """A search; the keys of SEARCH say the same."""
 
     target: float = 400_000.0  # multiply-adds or parameters the derived network shall have
-    targets: tuple[float, ...] = ()  # several targets in place of one: they share the weights, and each has alphas of its own
     objective: str = "macs"  # macs | params | latency | memory, or one that was registered: the cost that target limits
     table: Any = ""  # of latency: a file of tools/latency.py, the name of a shipped one, or a LatencyTable
     limits: Any = ()  # at most so much of other costs: {"macs": "60M", "params": "4M"}, or "macs: 60M", ...
+    targets: tuple[float, ...] = ()  # several targets in place of one: they share the weights, and each has alphas of its own
     target_classes: int = 0  # of the network that the target is of, where the searched images have fewer; 0: as many as these
     strategy: str = "dmasking"  # one of search.strategies.STRATEGIES
     cost_weight: float = 1.0  # of |cost / target - 1| beside the cross-entropy
@@ -36,8 +36,10 @@ class SearchOptions:
     sharing: str = "none"  # none (each block type has its own weights) | full (one block for all)
     recompute: bool = False  # compute candidates again in the backward pass: less memory, more time
     resolution: str = "all"  # all (every input size each step) | sampled
-    draws: int = 2000  # archs drawn where the most probable one misses the target
-    candidates: int = 32  # of these, how many are compared
+    draws: int = 2000  # archs drawn from the alphas
+    candidates: int = 32  # of those near the target, how many are compared with the argmax, itself included; 1: the argmax is taken
+    finalists: int = 1  # of these, how many are trained for a while before one is chosen; 1 = none
+    finalist_epochs: int = 5  # of each round of their training, after which the better half goes on
     recalibration_images: int = 512  # training images that renew a candidate's norm statistics
     tolerance: float = 0.05  # how far from the target a derived network may be, as a share of it
     clip_grad: float = 0.0  # largest gradient norm of the weights; 0 = off

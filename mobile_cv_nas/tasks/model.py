@@ -21,7 +21,7 @@ from ..deploy.fold import fold
 from ..errors import InputError, listed
 from ..model_zoo.builder import fbnet_builder, find_arch
 from ..model_zoo.card import Card
-from ..model_zoo.checkpoints import names_for
+from ..model_zoo.checkpoints import library_of, names_for
 from ..nn.shapes import Cost
 from ..weights.file import WeightsError, load_weights, save_weights
 from ..weights.fit import check_fit, fit_weights
@@ -266,7 +266,8 @@ def load_foreign(path: str | os.PathLike | None, arch: str | os.PathLike | ArchD
         fits = names_for(path) if path else []
         remedy = f"name one: by keys and shapes it is {' or '.join(fits)}" if fits else "name one"
         raise WeightsError(f"MODEL.ARCH: empty, and {path or 'pretrained'} brings no arch; {remedy}")
-    pretrained = pretrained if path is None else False
+    if path is not None:
+        pretrained = _library(path, arch) or False
     found, card = find_arch(arch, pretrained)
     network: Any = fbnet_builder(arch, pretrained, weights=path)
     classes, channels = class_names(card, network.num_classes), network.in_channels
@@ -281,6 +282,13 @@ def load_foreign(path: str | os.PathLike | None, arch: str | os.PathLike | ArchD
         return Model(network, found, task, default_transform(task, found))
     transform = Preprocess(card.input_size, card.resize or card.input_size, True, card.interpolation, mean, std)
     return Model(network, found, task, transform, {"licence": card.weights.license if card.weights else None})
+
+
+def _library(path: str | os.PathLike, arch: str | os.PathLike | ArchDef) -> str | None:
+    """The library whose names a file has, if it has this very network and says how its images are prepared."""
+    card, library = find_arch(arch)[1], library_of(path)
+    known = card is not None and library is not None and library in card.sources and card.elsewhere[library].card is None
+    return library if known else None
 
 
 def class_names(card: Card | None, count: int) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from ..data.data_set import Data
 from ..data.loader import Loader
 from ..data.options import DataOptions
 from ..data.transforms import preprocess
-from ..engine.about import about_run, write_about
+from ..engine.about import about_run, identity, write_about
 from ..engine.loop import Loop
 from ..engine.randomness import seed_everything
 from ..engine.run_folder import RunFolder, check_free, fingerprint, open_run, write_result
@@ -318,5 +318,5 @@ class Trainer:
             if self.test is not None:
                 write_test(folder / TEST, scores, kept, worst, self.test, task.classes)
             write_about(folder, about_run(runtime, self.data, loop.mark, {"training": result.seconds}))
-            write_result(folder, result.to_dict())
+            write_result(folder, {**result.to_dict(), **identity(loop.mark)})
         return result

@@ -17,6 +17,7 @@ KEYS = dict(flatten(get_cfg()))
 BY_COMMANDS = {"OUTPUT_DIR", "MODEL.ARCH", "MODEL.WEIGHTS", "SEARCH.SPACE", "TRAIN.INIT", "TEST.SPLIT", "TEST.OUTPUT"}
 # Settings, one of which allows each key.
 SETTINGS = [
+    {"SEARCH.FINALISTS": 4},
     {},
     {"DATA.DATASET": "imagefolder"},
     {"DATA.DATASET": "imagefolder", "DATA.AUGMENT": "randaugment"},

@@ -1,8 +1,13 @@
 """What is said during a run: lines an epoch and each half a minute, too little memory, too many readers."""
 
+import io
+import os
+import sys
+
 import pytest
 import torch
 from helpers import quick_cfg, runtime_of, tiny_arch, trainer_of
+from searches import build_searcher, loop_of, tiny_cfg
 
 from mobile_cv_nas.data import loader as loading
 from mobile_cv_nas.engine import progress
@@ -46,6 +51,33 @@ def test_a_line_an_epoch_stays_on_a_terminal(tmp_path, clock, capsys):
     lines.step(1, lambda: "never")
     assert bar.lines == ["epoch 1/2"]
     assert capsys.readouterr().out == ""
+
+
+class Terminal(io.StringIO):
+    """Of 80 columns."""
+
+    def isatty(self):
+        return True
+
+    def fileno(self):
+        return 2
+
+
+def test_what_matters_is_seen_on_80_columns(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setattr("os.get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+    cfg = tiny_cfg(tmp_path, "SEARCH.EPOCHS", 2, "SEARCH.WARMUP_FRACTION", 0)
+    searcher = build_searcher(cfg)
+    (tmp_path / "run").mkdir()
+    loop = loop_of(searcher, tmp_path / "run")
+    bar = progress.progress_bar(runtime_of(cfg), 1000, 450, "search")
+    assert not bar.disable
+    bar.set_postfix_str(searcher.status(loop))
+    line = sys.stderr.getvalue().rpartition("\r")[2]
+    assert len(line) <= 80
+    for part in (" 45% ", " left, acc 0.000", "macs", "of 12k", "H 1.00"):
+        assert part in line
+    bar.close()
 
 
 def test_readers_are_no_more_than_the_processors(monkeypatch, caplog):

@@ -12,7 +12,8 @@ from torch import nn
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.model_zoo.card import all_cards
-from mobile_cv_nas.weights.file import WeightsError
+from mobile_cv_nas.model_zoo.convert import convert
+from mobile_cv_nas.weights.file import WeightsError, load_weights
 
 timm = pytest.importorskip("timm")
 
@@ -217,6 +218,26 @@ def test_load_takes_them_and_says_which_arch_to_name(tmp_path):
     check(nas.load(tmp_path / "mine.safetensors").network, other)
     with pytest.raises(WeightsError, match=r"brings no arch; .*MobileNetV2_1\.0_torchvision \(mobilenet_v2\)"):
         nas.load(tmp_path / "model.safetensors")
+
+
+def test_a_file_of_timm_comes_with_timms_transform(tmp_path):
+    """Of the two that a card knows; and `convert` writes no licence and no figures of others."""
+    other = theirs("timm", "mobilenetv3_small_100")
+    path = written(other.state_dict(), tmp_path / "model.pth")
+    assert (nas.get_card(SMALL).interpolation, nas.load(path, SMALL).transform.interpolation) == ("bilinear", "bicubic")
+    convert(path, SMALL, tmp_path / "timm.safetensors")
+    content = load_weights(tmp_path / "timm.safetensors")[1]
+    assert (content["licence"], content["published"]["top1"]) == ("Apache-2.0", 67.656)
+    check(nas.load(tmp_path / "timm.safetensors").network, other)
+    path = written(theirs("torchvision", "mnasnet1_0").state_dict(), tmp_path / "model.pth")
+    assert "licence" not in convert(path, "MnasNet_B1", tmp_path / "torchvision.safetensors")
+
+
+def test_a_backbone_takes_them(tmp_path):
+    other = theirs("timm", "mobilenetv3_small_100")
+    path = written(other.state_dict(), tmp_path / "model.pth")
+    segmenter = nas.build_segmenter("lraspp", SMALL, 3, weights=path)
+    assert torch.equal(segmenter.backbone.body.blocks.s0b0.conv.weight, other.conv_stem.weight)
 
 
 def test_a_checkpoint_cut_short_is_refused(tmp_path):

@@ -20,7 +20,8 @@ NAMES = sorted(name for name, _ in nas.BLOCKS)
 def test_the_registry_is_complete() -> None:
     family = {f"ir_k{k}{se}{hs}" for k in (3, 5, 7) for se in ("", "_se", "_sehsig") for hs in ("", "_hs")}
     convolutions = {f"conv_k{k}{hs}" for k in (1, 3, 5) for hs in ("", "_hs")}
-    assert set(NAMES) == family | convolutions | {"skip", "ir_pool", "ir_pool_hs"}
+    whole = {f"ir_k{k}_{of}" for k in (3, 5) for of in ("e1", "e1_g2", "e3", "e6")}
+    assert set(NAMES) == family | convolutions | whole | {"skip", "ir_pool", "ir_pool_hs"}
     with pytest.raises(AssertionError):
         nas.BLOCKS._do_register("skip", nn.Identity)
 

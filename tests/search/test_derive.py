@@ -12,7 +12,7 @@ import mobile_cv_nas as nas
 from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.search.derive import DeriveError, derive_arch, draw_candidates, measure_arch
 from mobile_cv_nas.search.goal import Goal
-from mobile_cv_nas.search.judge import Judge, new_memory
+from mobile_cv_nas.search.judge import Choosing, Judge, new_memory
 
 TEN = HeadDef("classifier", 10)
 
@@ -83,27 +83,58 @@ def judge(measure, memory=None):
     return Judge(measure, None, lambda arch: arch.cost(10).macs, (10, 100), memory or new_memory(), lambda: None)
 
 
-def test_the_argmax_is_taken_when_it_is_near_and_else_the_best_candidate(tmp_path):
+def test_the_argmax_competes_with_what_is_drawn(tmp_path):
     searcher = build_searcher(tiny_cfg(tmp_path))
-    space, supernet = searcher.space, searcher.supernet
+    space, supernet, memory = searcher.space, searcher.supernet, new_memory()
     with torch.no_grad():
         for alpha in supernet.alpha_parameters():
             alpha[-1] += 1
-    cost = space.cost(supernet.derive(), 10).macs
-    near = derive_arch(space, supernet.derive(), {}, Goal("macs", cost * 1.04, 0.05, TEN), judge(None), (10, 1, 0))
-    assert (near.how, near.arch) == ("argmax", supernet.derive())
+    argmax, chances = supernet.derive(), supernet.probabilities()
+    near = Goal("macs", space.cost(argmax, 10).macs * 1.04, 0.3, TEN)
+    alone = derive_arch(space, argmax, {}, near, judge(None), Choosing(10, 1))
+    assert (alone.how, alone.arch, alone.compared) == ("argmax", argmax, 0)
+    worse = derive_arch(space, argmax, chances, near, judge(lambda arch: (0.5 - 0.1 * (arch == argmax), 0.0)), Choosing(200, 3))
+    assert (worse.how, worse.compared, worse.score) == ("sampled", 3, 0.5)
+    equal = derive_arch(space, argmax, chances, near, judge(lambda arch: (0.5, 0.0)), Choosing(200, 3))
+    assert (equal.how, equal.arch) == ("argmax", argmax)
+    left_out = derive_arch(space, None, chances, near, judge(lambda arch: (0.5, 0.0)), Choosing(200, 3))
+    assert left_out.how == "sampled"
     images = [images for images, _ in itertools.islice(searcher.loaders[0].epoch(0), 3)]
     val = list(itertools.islice(searcher.loaders[1].epoch(0), 1))
     goal = Goal("macs", 12000, 0.2, TEN)
-    memory = new_memory()
     found = judge(lambda arch: measure_arch(supernet, arch, searcher.task, images, val), memory)
-    far = derive_arch(space, supernet.derive(), supernet.probabilities(), goal, found, (200, 3, 0))
-    assert (far.how, far.compared) == ("sampled", 3)
+    far = derive_arch(space, argmax, chances, goal, found, Choosing(200, 3))
+    assert far.compared == 3
     assert far.within > 3
     assert goal.met(space.cost(far.arch, 10).macs)
-    assert 0 <= far.score <= 1
     assert far.score == max(score for score, _ in memory["scores"].values())
     assert memory["judged_images"] == 3 * 10
+
+
+def test_finalists_are_trained_and_halved():
+    space = nas.SearchSpace.parse({"input_size": 8, "stages": [[["ir_k3", [4, 64, 4], 2, 1, {"hidden": 8}]]]})
+    archs = [space.decode({"s0b0.channels": i}) for i in range(16)]
+    trained = []
+
+    def train(arch, epochs, name, earlier):  # the narrower, the better; after a second round the wider
+        stage = int(name.split("-")[1])
+        trained.append((stage, archs.index(arch), epochs, earlier))
+        return float(archs.index(arch) if stage else -archs.index(arch)), 0.0
+
+    memory = new_memory()
+    found = Judge(None, train, lambda arch: 7, (10, 100), memory, lambda: None)
+    scores = [(float(i % 8), 0.0) for i in range(16)]  # the best eight: 7, 15, 6, 14, 5, 13, 4, 12
+    arch, score = Choosing(0, 16, 8, 3).best(found, archs, scores)
+    assert [place for stage, place, *_ in trained if stage == 0] == [7, 15, 6, 14, 5, 13, 4, 12]
+    assert [place for stage, place, *_ in trained if stage == 1] == [4, 5, 6, 7]
+    assert [place for stage, place, *_ in trained if stage == 2] == [7, 6]
+    assert archs.index(arch) == 7
+    assert score == (7.0, 0.0)
+    assert all(epochs == 3 for _, _, epochs, _ in trained)
+    assert [earlier != "" for _, _, _, earlier in trained] == [stage > 0 for stage, *_ in trained]
+    assert memory["trained_images"] == 14 * 3 * 100
+    arch, score = Choosing(0, 16).best(judge(None), archs, scores)
+    assert (archs.index(arch), score) == (7, (7.0, 0.0))
 
 
 def test_a_judge_remembers_and_pauses():

@@ -12,9 +12,9 @@ from mobile_cv_nas.engine.checkpoint import load_latest
 from mobile_cv_nas.engine.loop import NotFinite
 from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.nn.heads import HeadDef
-from mobile_cv_nas.search import derive as deriving
-from mobile_cv_nas.search.derive import Candidate, derive_arch, inherited_child
+from mobile_cv_nas.search.derive import derive_arch, draw_candidates, inherited_child
 from mobile_cv_nas.search.goal import Goal
+from mobile_cv_nas.search.judge import Choosing, Judge, new_memory
 
 TEN = HeadDef("classifier", 10)
 
@@ -116,24 +116,22 @@ def test_a_child_has_the_statistics_of_its_own_maps(tiny):
     assert all(int(m.num_batches_tracked) == 3 for m in child.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 
-def test_the_most_probable_are_compared_and_the_best_of_them_is_taken(tiny, monkeypatch):
+def test_the_most_probable_are_compared_and_the_best_of_them_is_taken(tiny):
     searcher = build_searcher(tiny())
-    space, supernet = searcher.space, searcher.supernet
+    space, supernet, seen = searcher.space, searcher.supernet, []
     with torch.no_grad():
         for alpha in supernet.alpha_parameters():
             alpha[-1] += 1  # the argmax is the most expensive one, far from the target
     goal = Goal("macs", 12000, 0.2, TEN)
-    drawn = deriving.draw_candidates(space, supernet.probabilities(), goal, 200, 0)
+    drawn = draw_candidates(space, supernet.probabilities(), goal, 200, 0)
     assert drawn[0].log_probability > drawn[-1].log_probability
-    seen = []
 
-    def scores(_, archs):
-        seen.extend(archs)
-        return [((0.5, 0.9, 0.1)[i], 0.0) for i in range(len(archs))]
+    def measure(arch):
+        seen.append(arch)
+        return (0.5, 0.9, 0.1)[len(seen) - 1], 0.0
 
-    monkeypatch.setattr(deriving, "score_candidates", lambda supernet, candidates, *_: scores(supernet, candidates))
-    found = derive_arch(supernet, goal, searcher.task, [], [], 200, 3, seed=0)
-    assert [candidate.arch for candidate in seen] == [candidate.arch for candidate in drawn[:3]]
-    assert isinstance(seen[0], Candidate)
+    judge = Judge(measure, None, lambda arch: 0, (1, 1), new_memory(), lambda: None)
+    found = derive_arch(space, supernet.derive(), supernet.probabilities(), goal, judge, Choosing(200, 3))
+    assert seen == [candidate.arch for candidate in drawn[:3]]
     assert found.arch == drawn[1].arch
     assert found.score == 0.9

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import StopAfter, read_metrics, run_tool
-from searches import build_searcher, loop_of, search_and_train, tiny_cfg, tiny_options
+from searches import build_searcher, loop_of, search_and_train, short, tiny_cfg, tiny_options
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mobile_cv_nas as nas
@@ -167,6 +167,20 @@ def test_a_loaded_supernet_is_the_one_that_was_trained(tmp_path: Path) -> None:
 def tiny_space(folder: Path) -> str:
     tiny_options(folder)
     return str(folder / "tiny.yaml")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["one_shot", "reinforce", "random"])
+def test_strategies_find_a_network_for_each_target(strategy: str, tmp_path: Path) -> None:
+    cfg = short(tmp_path, strategy)
+    cfg.SEARCH.TARGETS, cfg.SEARCH.TOLERANCE = [12e3, 22e3], 0.2
+    assert search_and_train(cfg)["finished"]
+    for row, target in zip(read_yaml(tmp_path / "run/front.yaml"), (12e3, 22e3), strict=True):
+        arch = nas.load(tmp_path / "run" / row["folder"]).arch
+        assert abs(nas.count(nas.build_model(arch, num_classes=10), 8).macs / target - 1) <= 0.2
+    if strategy == "one_shot":  # one set of weights, and nothing learnt that a target could be far from
+        found = nas.derive_networks(tmp_path / "run", "17k", count=2)
+        assert (len(found.networks), found.epochs) == (2, 0)
 
 
 # -- resume ------------------------------------------------------------------------------------------------------------

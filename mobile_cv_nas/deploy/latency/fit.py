@@ -60,8 +60,8 @@ def fit_table(manifest: Manifest, measurement: Measurement, like: LatencyTable |
     Args:
         manifest: of the networks.
         measurement: of them. Where it has profiles, each operator is fitted to its own times; else whole networks are.
-        like: a table of a similar device, of which calls, pointwise convolutions, depthwise ones and all else get a factor each: a dozen
-            networks are enough then.
+        like: a table of a similar device, of which calls, pointwise convolutions, depthwise ones of each kernel and all else get a factor:
+            a dozen networks are enough then.
         note: for the users of the table.
 
     Raises:
@@ -229,9 +229,8 @@ def _call(name: str, feature: str) -> str:
 
 
 def _part(name: str, feature: str) -> str:
-    """Calls, or a kind of operators: what differs between runtimes."""
-    kind = next((kind for kind in ("pointwise", "depthwise") if name.startswith(kind)), "rest")
-    return "call" if feature == "one" else kind
+    """Calls, or a kind of operators: what differs between runtimes, kernels above all."""
+    return "call" if feature == "one" else name if name.startswith(("pointwise", "depthwise")) else "rest"
 
 
 def _calibrated(

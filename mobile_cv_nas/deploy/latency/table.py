@@ -61,6 +61,13 @@ class LatencyTable:
         entries: {cell: milliseconds}, a cell being `cell_key`.
         check: how it did on networks that it was not fitted to; see `check.Check`.
         note: what else a user should know.
+
+    Raises:
+        FileError: a value that cannot be.
+
+    >>> table = LatencyTable.load("digits_onnxruntime_fp32")
+    >>> table.space, table.unit
+    ('digits', 'ms')
     """
 
     device: str

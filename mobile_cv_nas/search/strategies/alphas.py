@@ -57,8 +57,7 @@ class AlphaStrategy(Strategy):
         return self.supernet.probabilities()
 
     def propose(self, judge: Judge) -> Derived:
-        o, space = self.options, self.supernet.space
-        return derive_arch(space, self.derive(), self.probabilities(), self.goal, judge, (o.draws, o.candidates, self.setting.seed))
+        return derive_arch(self.supernet.space, self.derive(), self.probabilities(), self.goal, judge, self.choosing)
 
     def report(self, epoch: int) -> dict[str, Any]:
         """Costs, entropy and probabilities."""

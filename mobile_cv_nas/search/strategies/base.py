@@ -24,7 +24,7 @@ from ...networks.supernet import Supernet
 from ...tasks.task import Task
 from ..derive import Derived
 from ..goal import Goal
-from ..judge import Judge
+from ..judge import Choosing, Judge
 from ..options import SearchOptions
 
 PHASES = ("weights", "alphas")
@@ -166,6 +166,12 @@ class Strategy:
         return counter.get_total_flops() // 2
 
     # -- what is found -----------------------------------------------------------------------------------------------
+
+    @property
+    def choosing(self) -> Choosing:
+        """How one of the archs that are proposed is chosen."""
+        o = self.options
+        return Choosing(o.draws, o.candidates, o.finalists, o.finalist_epochs, self.setting.seed)
 
     def propose(self, judge: Judge) -> Derived:
         """The arch of the finished search. Raises DeriveError where none meets the target."""

@@ -12,7 +12,7 @@ SEARCH.TEMPERATURE decide (FBNet: SCHEDULE paper).
 
 from __future__ import annotations
 
-from ..derive import Derived, best_drawn
+from ..derive import Derived, derive_arch
 from ..judge import Judge
 from .dmasking import DMasking
 
@@ -23,5 +23,4 @@ class Dnas(DMasking):
     sharing = "none"
 
     def propose(self, judge: Judge) -> Derived:
-        o = self.options
-        return best_drawn(self.supernet.space, self.probabilities(), self.goal, judge, (o.draws, o.candidates, self.setting.seed))
+        return derive_arch(self.supernet.space, None, self.probabilities(), self.goal, judge, self.choosing)

@@ -91,7 +91,8 @@ class OneShot(Strategy):
         o = self.options
         evolution = Evolution(o.population, o.generations, o.mutation)
         seen = evolution.run(self.supernet.space, self.goal, judge.scores, random.Random(self.setting.seed))
-        return Derived(seen[0][0], "evolved", len(seen), len(seen), seen[0][1][0])
+        arch, score = self.choosing.best(judge, *map(list, zip(*seen)))
+        return Derived(arch, "evolved", len(seen), len(seen), score[0])
 
 
 class _Kept:
