@@ -11,117 +11,19 @@ and sums them in the same order: at one-hot gates, where all else is a product w
 
 from __future__ import annotations
 
-import operator
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arch import ArchDef, SearchSpace
+from ..arch import ArchDef
 from ..arch.layer import Layer, has_hidden, map_sizes, reading
-from ..nn.blocks import Shape
 from ..nn.heads import HeadDef
-from ..nn.operators import Operator, block_operators, head_operators
+from .cells import BlockCells, HeadCells, LayerSum
 from .supernet import Supernet
-
-
-@dataclass(frozen=True)
-class BlockCells:
-    """A candidate block of a layer at one input size, at all widths at once.
-
-    Attributes:
-        layer: whose candidate it is.
-        name: of the block.
-        sides: of the map that it reads, and of the one that it writes, in pixels.
-        c_in, hidden, c_out: float64 arrays (c_in, 1, 1), (1, hidden, 1), (1, 1, c_out); hidden is 0 for blocks without.
-    """
-
-    layer: Layer
-    name: str
-    sides: tuple[int, int]
-    c_in: Any
-    hidden: Any
-    c_out: Any
-
-    @property
-    def adds(self) -> Any:
-        """Whether the block adds its input."""
-        can = self.layer.stride == 1 and self.layer.arguments[self.name].kind.residual
-        return (self.c_in == self.c_out) & can
-
-    @property
-    def shape(self) -> Shape:
-        """The dimensions as `Block.cost` takes them."""
-        squeeze = np.array([self.layer.squeeze(int(h)) if h else 0 for h in self.hidden.flat], float).reshape(self.hidden.shape)
-        areas = (self.sides[0] ** 2, self.sides[1] ** 2)
-        return Shape(self.c_in, self.c_out, self.hidden, squeeze, self.hidden * squeeze, *areas)
-
-    def operators(self) -> list[Operator]:
-        """What is run, the residual's addition included: its widths are 0 where there is none. Raises InputError."""
-        one = self.layer.arguments[self.name]
-        try:
-            found = block_operators(one.kind, self.shape, one.args, self.layer.expand)
-        except ValueError as error:
-            raise type(error)(f"{self.layer.key}: {error}") from None
-        added, area = self.c_out * self.adds, self.sides[1] ** 2
-        return [*found, Operator("add", added, added, area, area)] if np.any(added) else found
-
-    def key(self) -> Hashable:
-        """Of all that the cells depend on."""
-        layer, one = self.layer, self.layer.arguments[self.name]
-        options = tuple(sorted(layer.options.items()))
-        widths = tuple(tuple(v.flat) for v in (self.c_in, self.hidden, self.c_out))
-        return self.name, one.kind, one.args, layer.stride, layer.expand, options, self.sides, widths
-
-    def where(self, index: Sequence[int]) -> str:
-        """What a cell is called in errors."""
-        c_in, hidden, c_out = (int(v[tuple(min(i, n - 1) for i, n in zip(index, v.shape))]) for v in (self.c_in, self.hidden, self.c_out))
-        inner = f", hidden {hidden}" if hidden else ""
-        return f"{self.layer.key}: {self.name}, {c_in} to {c_out} channels{inner}, on a map of {self.sides[0]}x{self.sides[0]}"
-
-
-@dataclass(frozen=True)
-class HeadCells:
-    """What a map adds to a head at one input size, at all of the map's widths at once.
-
-    Attributes:
-        head: which.
-        n: number of the map, of those that the head reads.
-        width: float64 array (widths,).
-        sides: of the image, then of each map read, in pixels.
-    """
-
-    head: HeadDef
-    n: int
-    width: Any
-    sides: tuple[int, ...]
-
-    def operators(self) -> list[Operator]:
-        """What is run. Raises InputError."""
-        return head_operators(self.head, self.n, self.width, self.sides)
-
-    def where(self, index: Sequence[int]) -> str:
-        """What a cell is called in errors."""
-        side = self.sides[min(self.n + 1, len(self.sides) - 1)]
-        return f"head {self.head.name}, map {self.n} of {int(self.width[index[0]])} channels, {side}x{side}"
-
-
-class LayerSum(Protocol):
-    """A cost that is a sum over layers."""
-
-    @property
-    def constant(self) -> float:
-        """What every network has."""
-
-    def block(self, cells: BlockCells) -> Any:
-        """The cost of a block: floats that broadcast to (c_in, hidden, c_out). Each value depends on its own widths alone."""
-
-    def head(self, cells: HeadCells) -> Any:
-        """The cost of a map in a head: (widths,)."""
 
 
 def layer_sum(function: LayerSum, arch: ArchDef, head: HeadDef, in_channels: int = 3) -> float:
@@ -134,7 +36,7 @@ def layer_values(function: LayerSum, arch: ArchDef, head: HeadDef, in_channels: 
     layers, sizes, reads = reading(arch.layers, in_channels), map_sizes(arch.layers, arch.input_size), head.reads(arch.layers)
     values = [_block_values(function, layer, layer.names[0], sizes[i], layer.c_in).item() for i, layer in enumerate(layers)]
     sides = (sizes[0], *(sizes[i + 1] for i in reads))
-    values += [_head_values(function, head, n, layers[i].channels, sides).item() for n, i in enumerate(reads)]
+    values += [head_values(function, head, n, layers[i].channels, sides).item() for n, i in enumerate(reads)]
     return values
 
 
@@ -158,7 +60,7 @@ def _block_values(function: LayerSum, layer: Layer, name: str, side: int, c_in: 
     return _finite(np.broadcast_to(np.asarray(function.block(cells), dtype=np.float64), full), cells)
 
 
-def _head_values(function: LayerSum, head: HeadDef, n: int, widths: Sequence[int], sides: tuple[int, ...]) -> Any:
+def head_values(function: LayerSum, head: HeadDef, n: int, widths: Sequence[int], sides: tuple[int, ...]) -> Any:
     """(widths,) of a map of a head."""
     cells = HeadCells(head, n, _array(widths, 0, 1), sides)
     return _finite(np.broadcast_to(np.asarray(function.head(cells), dtype=np.float64), (len(widths),)), cells)
@@ -235,7 +137,7 @@ class Expectation(nn.Module):
 
         groups: dict[tuple[int, ...], list[tuple[int, Tensor, dict[str, list[int]]]]] = {}
         for i, layer in enumerate(layers):
-            cells = _layer_cells(function, layer, [side[i] for side in sides])
+            cells = layer_cells(function, layer, [side[i] for side in sides])
             where = {"enters": [i * len(widths) + widths.index(c) for c in layer.c_in]}
             for kind, options in (("block", layer.names), ("hidden", layer.hidden), ("channels", layer.channels)):
                 where[kind] = places(layer, kind, len(options))
@@ -254,7 +156,7 @@ class Expectation(nn.Module):
         reads, index = head.reads(layers), []
         for n, i in enumerate(reads):
             seen = [(side[0], *(side[j + 1] for j in reads)) for side in sides]
-            values = np.stack([_head_values(self.function, head, n, layers[i].c_out, one) for one in seen])
+            values = np.stack([head_values(self.function, head, n, layers[i].c_out, one) for one in seen])
             self.register_buffer(f"_head{n}", torch.from_numpy(values), persistent=False)
             index.append(torch.tensor([i * len(widths) + widths.index(c) for c in layers[i].c_out]))
         self._n_heads = len(index)
@@ -277,7 +179,7 @@ class Expectation(nn.Module):
         return torch.cat(parts)
 
 
-def _layer_cells(function: LayerSum, layer: Layer, sides: Sequence[int]) -> Tensor:
+def layer_cells(function: LayerSum, layer: Layer, sides: Sequence[int]) -> Tensor:
     """(size, c_in, block, hidden, c_out) float64; zero where a skip hands on its input."""
     rows = [[_candidate(function, layer, name, side) for name in layer.names] for side in sides]
     return torch.from_numpy(np.stack([np.stack(row, 1) for row in rows]))
@@ -300,49 +202,3 @@ class Expectations:
         if supernet not in self._known:
             self._known[supernet] = Expectation(function, supernet)
         return self._known[supernet].to(supernet.table.noise.device)(supernet, noise)
-
-
-def extreme(function: LayerSum, space: SearchSpace, head: HeadDef, in_channels: int, largest: bool, peak: bool = False) -> ArchDef:
-    """The member of a space that costs least, or most: dynamic programming over (layer, input width), for each input size.
-
-    A skip hands on a wider input, so that greedy choices are wrong. With `peak` the cost is the largest of the values, not their sum.
-    """
-    sign, ends = (1.0 if largest else -1.0), []
-    join: Callable[[float, float], float] = operator.add if not peak else max if largest else min
-    layers, reads = reading(space.layers, in_channels), head.reads(space.layers)
-    for number, size in enumerate(space.input_sizes):
-        sides = map_sizes(layers, size)
-        seen = (sides[0], *(sides[i + 1] for i in reads))
-        # For each width that may reach a layer: the best total so far, and the picks that lead there as a linked list.
-        best: dict[int, tuple[float, Any]] = {in_channels: (0.0, None)}
-        for i, layer in enumerate(layers):
-            cells = sign * _layer_cells(function, layer, [sides[i]]).numpy()[0]  # (c_in, block, hidden, c_out)
-            after: dict[int, tuple[float, Any]] = {}
-            for c_in, (total, node) in best.items():
-                for c_out, gain, picks in _best_cells(layer, cells[layer.c_in.index(c_in)], c_in):
-                    if c_out not in after or join(total, gain) > after[c_out][0]:
-                        after[c_out] = (join(total, gain), (picks, node))
-            if i in reads:
-                more = _head_values(function, head, reads.index(i), list(after), seen)
-                after = {c: (join(total, sign * float(v)), node) for (c, (total, node)), v in zip(after.items(), more)}
-            best = after
-        total, node = max(best.values(), key=lambda end: end[0])
-        ends.append((total, number, node))
-    _, number, node = max(ends, key=lambda end: end[0])
-    found = {"input_size": number}
-    while node is not None:
-        picks, node = node
-        found |= picks
-    return space.decode(found)
-
-
-def _best_cells(layer: Layer, cells: Any, c_in: int) -> Iterator[tuple[int, float, dict[str, int]]]:
-    """For each width that may leave a layer: the best value of a block that makes it, and its picks. cells: (block, hidden, c_out)."""
-    real = [i for i, name in enumerate(layer.names) if name in layer.candidates]
-    for c, c_out in enumerate(layer.channels):
-        part = cells[real][:, :, c]
-        block, hidden = np.unravel_index(int(part.argmax()), part.shape)
-        picks = {f"{layer.key}.block": real[int(block)], f"{layer.key}.channels": c, f"{layer.key}.hidden": int(hidden)}
-        yield c_out, float(part.max()), picks
-    if layer.skip is not None:
-        yield c_in, 0.0, {f"{layer.key}.block": layer.skip}

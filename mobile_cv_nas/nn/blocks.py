@@ -217,11 +217,18 @@ class IRPool(Block):
         return 1
 
 
+@dataclass(frozen=True)
+class SkipArguments:
+    """Of a `Skip`: none."""
+
+
 class Skip(Block):
     """No block: the identity at equal width and stride 1, else a 1x1 convolution with norm and ReLU.
 
     As a candidate in a space it is always the identity, of whatever width comes in, and is no module at all.
     """
+
+    Arguments = SkipArguments
 
     def __init__(self, dims: Dims):
         super().__init__()

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError, shown
-from .blocks import BLOCKS, Block, Dims
+from .blocks import BLOCKS, Block, Dims, Skip
 from .options import OPTIONS
 
 
@@ -85,7 +85,7 @@ def make_block(name: str, kind: Any, dims: Dims, arguments: Mapping[str, Any]) -
     try:
         return kind(dims, **arguments)
     except (TypeError, AttributeError, ValueError, RuntimeError) as error:
-        if kind.__module__ == Block.__module__:
+        if kind.__module__ == Skip.__module__:  # of this library
             raise
         searched = [key for key, value in dims._asdict().items() if not isinstance(value, (int, bool))]
         what = f"{kind.__name__}({dims}, ...) raised {type(error).__name__}: {error}"

@@ -25,7 +25,9 @@ from torch import Tensor
 
 from ..arch import ArchDef, SearchSpace
 from ..errors import InputError
-from ..networks.additive import BlockCells, Expectation, HeadCells, extreme, layer_values
+from ..networks.additive import Expectation, layer_values
+from ..networks.cells import BlockCells, HeadCells
+from ..networks.extreme import extreme
 from ..networks.supernet import Supernet
 from ..nn.heads import HeadDef
 from ..nn.operators import FREE, Operator

@@ -16,7 +16,9 @@ from torch import Tensor
 from ..arch import ArchDef, SearchSpace
 from ..deploy.latency.table import LatencyTable
 from ..errors import InputError, did_you_mean, shown
-from ..networks.additive import Expectations, LayerSum, extreme, layer_sum
+from ..networks.additive import Expectations, layer_sum
+from ..networks.cells import LayerSum
+from ..networks.extreme import extreme
 from ..networks.supernet import Supernet
 from ..nn.heads import HeadDef
 from .memory import PeakMemory
@@ -103,7 +105,7 @@ def register_objective(name: str, function: LayerSum, unit: str, digits: int = 2
 
     Args:
         name: letters, digits and underscores; not yet taken.
-        function: with `constant`, `block(cells)` and `head(cells)`; see `networks.additive.LayerSum`. A network's cost is the constant and
+        function: with `constant`, `block(cells)` and `head(cells)`; see `networks.cells.LayerSum`. A network's cost is the constant and
             the sum over its blocks and over the maps that its head reads.
         unit: what a target is written in: letters, not the unit of another objective.
         digits: after the point, in tables.
@@ -118,7 +120,7 @@ def register_objective(name: str, function: LayerSum, unit: str, digits: int = 2
         raise InputError(f"objective {name}: unit {shown(unit)}: give letters that are not one of {', '.join(sorted(taken))}")
     for part in ("constant", "block", "head"):
         if not hasattr(function, part):
-            raise InputError(f"objective {name}: {type(function).__name__} has no {part}; see mobile_cv_nas.networks.additive.LayerSum")
+            raise InputError(f"objective {name}: {type(function).__name__} has no {part}; see mobile_cv_nas.networks.cells.LayerSum")
     _UNITS[name] = {unit.lower(): 1.0}
     _REGISTERED[name] = Summed(function, unit, digits)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -93,3 +94,12 @@ def test_a_scripted_network_learns():
     network(x).square().sum().backward()
     for a, p in zip(grads, network.parameters(), strict=True):
         torch.testing.assert_close(a, p.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_whole_network_is_saved_and_copied(tmp_path):
+    network = nas.fbnet_builder("FBNetV2_F1").eval()
+    torch.save(network, tmp_path / "network.pt")
+    x = torch.randn(1, 3, 64, 64)
+    for again in (torch.load(tmp_path / "network.pt", weights_only=False), copy.deepcopy(network)):
+        torch.testing.assert_close(again(x), network(x), rtol=0, atol=0)
+        assert again.arch == network.arch

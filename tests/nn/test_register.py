@@ -13,9 +13,9 @@ from torch import nn
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.errors import InputError
-from mobile_cv_nas.nn.blocks import InvertedResidual
+from mobile_cv_nas.nn.blocks import Dims, InvertedResidual
 from mobile_cv_nas.nn.choice import Gates
-from mobile_cv_nas.nn.register import arguments_type
+from mobile_cv_nas.nn.register import arguments_type, make_block
 
 
 @pytest.fixture(autouse=True)
@@ -229,3 +229,10 @@ def test_an_option_of_ones_own_is_checked() -> None:
         nas.ArchDef.parse(table(["shuffle", 8, 1, 1, {"parts": [1]}]))
     with pytest.raises(nas.ArchError, match="unknown option 'part', did you mean parts"):
         nas.ArchDef.parse(table(["shuffle", 8, 1, 1, {"part": 4}]))
+
+
+def test_an_error_inside_a_block_of_this_library_is_not_the_users():
+    dims = Dims(c_in=6, c_out=8, hidden=6)
+    with pytest.raises(ValueError, match="divisible by groups") as caught:
+        make_block("ir_k3", InvertedResidual, dims, {"groups": 4})
+    assert "correct its" not in str(caught.value)

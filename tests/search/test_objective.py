@@ -11,7 +11,7 @@ from spaces import DEEP, members, parsed, random_alphas, samples
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.errors import InputError
-from mobile_cv_nas.networks.additive import extreme
+from mobile_cv_nas.networks.extreme import extreme
 from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.search.goal import check_target
 from mobile_cv_nas.search.memory import PeakMemory, _Bound

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...arch.layer import map_sizes, reading
 from ...errors import InputError, require
-from ...networks.additive import BlockCells, HeadCells
+from ...networks.cells import BlockCells, HeadCells
 from ...nn.operators import Operator
 from .features import FEATURES
 from .measure import Measurement

@@ -16,7 +16,8 @@ from torch import Tensor
 from ...arch import ArchDef, SearchSpace
 from ...errors import FileError, InputError, did_you_mean
 from ...files import atomic_write, read_bytes
-from ...networks.additive import BlockCells, Expectations, HeadCells, layer_sum
+from ...networks.additive import Expectations, layer_sum
+from ...networks.cells import BlockCells, HeadCells
 from ...networks.supernet import Supernet
 from ...nn.heads import HeadDef
 from ...nn.operators import Operator
