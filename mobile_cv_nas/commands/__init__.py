@@ -15,6 +15,7 @@ COMMANDS = {
     "blocks": "list_blocks",
     "zoo": "zoo_table",
     "convert": "convert_weights",
+    "latency": "latency",
     "derive": "derive_net",
     "compare": "compare",
     "report": "report",
