@@ -96,7 +96,8 @@ def search_and_train(cfg: CfgNode, resume: bool = False, stop: StopRequest | Non
 
 def outcome(folder: Path) -> tuple[list[bytes], dict[str, torch.Tensor]]:
     """The files and weights that two equal runs must have in common."""
-    state = torch.load(folder / "search.pt", weights_only=True)
+    searched = (folder / "search.pt").exists()  # strategies without a supernet leave none
+    state = torch.load(folder / "search.pt", weights_only=True) if searched else {"supernet": {}}
     names = ("arch.yaml", "metrics.jsonl", "result.json", "child/model.safetensors", "child/metrics.jsonl")
     return [(folder / name).read_bytes() for name in names], state["supernet"]
 
