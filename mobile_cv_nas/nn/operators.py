@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError
 from .blocks import ConvBlock, InvertedResidual, IRPool, Shape, Skip
 from .heads import LRASPP, Classifier, HeadDef, SSDLite, _coarser
+from .whole import WholeCandidate
 
 FREE = ("relu", "relu6", None)  # activations that every runtime computes within the convolution in front of them
 
@@ -121,6 +122,11 @@ def _inverted_residual(s: Shape, args: Any, expand: bool) -> Iterator[Operator]:
     yield Operator("pointwise", s.hidden, s.c_out, s.out_area, s.out_area, 1, args.groups)
 
 
+def _whole_candidate(s: Shape, args: Any, expand: bool) -> Iterator[Operator]:
+    same = InvertedResidual.Arguments(kernel=args.kernel, activation=args.activation, groups=args.groups)
+    return _inverted_residual(s._replace(hidden=args.ratio * s.c_in, squeeze=0, hidden_squeeze=0), same, True)
+
+
 def _ir_pool(s: Shape, args: Any, expand: bool) -> Iterator[Operator]:
     if expand:
         yield Operator("pointwise", s.c_in, s.hidden, s.in_area, s.in_area)
@@ -177,5 +183,11 @@ def _ssdlite(
         width, before = channels, side**2
 
 
-_BLOCKS: dict[type, Callable[..., Any]] = {ConvBlock: _conv, InvertedResidual: _inverted_residual, IRPool: _ir_pool, Skip: _skip}
+_BLOCKS: dict[type, Callable[..., Any]] = {
+    ConvBlock: _conv,
+    InvertedResidual: _inverted_residual,
+    IRPool: _ir_pool,
+    Skip: _skip,
+    WholeCandidate: _whole_candidate,
+}
 _HEADS: dict[type, Callable[..., Any]] = {Classifier: _classifier, LRASPP: _lraspp, SSDLite: _ssdlite}

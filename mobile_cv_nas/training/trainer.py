@@ -40,7 +40,7 @@ from .quantised import Quantised
 from .start import check_head, prepared_as, starting_state
 
 # What a training leaves in its folder beside what every run does.
-MADE = ("arch.yaml", WEIGHTS, "export.json", "model.onnx", "model.pte", "model.mlpackage")
+MADE = ("arch.yaml", WEIGHTS, TEST, "export.json", "model.onnx", "model.pte", "model.mlpackage")
 
 
 @dataclass(frozen=True)

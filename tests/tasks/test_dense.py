@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,14 +30,15 @@ DETECTED, SEGMENTED = ("ap", "ap50", "ap75"), ("loss", "pixel_accuracy", "miou")
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_training_leaves_a_complete_folder(scenes, tmp_path, head):
+def test_training_leaves_a_complete_folder(scenes, tmp_path, monkeypatch, head):
+    monkeypatch.chdir(tmp_path)  # tables are as wide as the names of folders
     dense_arch().save(tmp_path / "arch.yaml")
     options = ["MODEL.ARCH", str(tmp_path / "arch.yaml"), "TRAIN.EPOCHS", "3", "TRAIN.EVAL_EVERY", "2", "TRAIN.CLIP_GRAD", "10"]
-    cfg = dense_cfg(head, scenes, tmp_path / "run", *options)
+    cfg = dense_cfg(head, scenes, Path("run"), *options)
     table = run_training(cfg, heads=[head])
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     scores, main = (DETECTED, "ap50") if is_detector(head) else (SEGMENTED, "miou")
-    assert set(result) == {"finished", *scores, f"val_{main}", "macs", "params", "skipped_images"}
+    assert set(result) == {"finished", *scores, f"val_{main}", "macs", "params", "skipped_images", "seed", "versions", "config_digest"}
     assert all(0 <= result[name] <= 1 for name in scores if name != "loss")
     names = {"ap": "box AP", "ap50": "box AP50", "ap75": "box AP75", "miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
     for name in scores:
