@@ -9,7 +9,7 @@ from mobile_cv_nas.deploy.latency.features import FEATURES
 from mobile_cv_nas.deploy.latency.table import LatencyTable
 
 OPERATORS = ("conv3", "conv5", "pointwise", "depthwise3", "depthwise5", "depthwise7", "linear", "pool", "scale", "add", "resize")
-OPERATORS += ("hswish", "sigmoid", "hsigmoid", "silu")
+OPERATORS += ("shuffle", "hswish", "sigmoid", "hsigmoid", "silu")
 ANY = {"c_in": (1, 10**6), "c_out": (1, 10**6), "side": (1, 10**4)}
 
 

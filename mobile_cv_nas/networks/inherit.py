@@ -35,10 +35,12 @@ def inherit_weights(child: nn.Module, supernet: Supernet) -> nn.Module:
         raise ValueError("the child has no arch: build it with build_model, build_detector or build_segmenter")
     supernet.space.encode(arch)
     with torch.no_grad():
-        for layer, block, source in zip(arch.layers, body.blocks, supernet.mixed(), strict=True):
+        for i, (layer, source) in enumerate(zip(arch.layers, supernet.mixed(), strict=True)):
             if layer.names[0] == "skip" and source.layer.skip is not None:
-                continue
-            copy_part(block.state_dict(), source.unit(layer.names[0]).state_dict(), layer.key)
+                continue  # it has no weights; at the end of a feature backbone it is not even there
+            if i >= len(body.blocks):
+                raise ValueError(f"{layer.key}: the child has no such block: its backbone ends in front of it; build all of its arch")
+            copy_part(body.blocks[i].state_dict(), source.unit(layer.names[0]).state_dict(), layer.key)
         outputs, own = _part(child, supernet.head.counts), supernet.head_def.num_classes
         own += supernet.head_def.name == "ssdlite"  # the background
         if outputs is not None and outputs != own:

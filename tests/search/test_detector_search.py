@@ -20,7 +20,7 @@ STAGES = [
     [["conv_k3_hs", 8, 2, 1]],
     [[["ir_k3", "ir_k5_se_hs"], [8, 16, 4], 2, 1, {"expansion": [1, 3, 1]}]],
     [["ir_k3", [8, 16, 8], 2, 1, {"expansion": 2}], [["ir_k3", "skip"], [8, 16, 8], 1, 1]],
-    [[["ir_k3", "ir_k5"], [8, 24, 8], 2, 2, {"expansion": [1, 2, 1]}]],
+    [[["ir_k3", "ir_k5"], [8, 24, 8], 2, 2, {"expansion": [1, 2, 1]}], [["ir_k3", "skip"], [8, 24, 8], 1, 1]],  # may end in an identity
 ]
 
 

@@ -54,7 +54,7 @@ def test_a_search_goes_away_from_what_is_dear_on_the_device(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_limits_hold(tmp_path: Path) -> None:
     result = _search(
-        tmp_path, "SEARCH.TARGET", "12000", "SEARCH.LIMITS", "{params: 700, memory: 900 bytes}", "OUTPUT_DIR", tmp_path / "run"
+        tmp_path, "SEARCH.TARGET", "14000", "SEARCH.LIMITS", "{params: 700, memory: 900 bytes}", "OUTPUT_DIR", tmp_path / "run"
     )
     assert result["params"] <= 700
     assert result["limits"]["memory"]["cost"] <= 900
