@@ -2,8 +2,9 @@
 
     python benchmarks/compare_strategies.py --config configs/search/digits.yaml --strategies random,dmasking,one_shot [--seeds 3]
         [--processes 2] [--output output/comparison] [KEY VALUE ...]
+    python benchmarks/compare_strategies.py --hard --strategies random,dmasking,one_shot SEARCH.SHARING full
 
-A strategy may change keys of the config: `dmasking:SEARCH.SHARING=full`. Every search passes as many images forward and backward as the
+`--hard` stands for data, space and recipe of `sharing_quality.py`, digits that do not saturate. A strategy may change keys of the config: `dmasking:SEARCH.SHARING=full`. Every search passes as many images forward and backward as the
 first one with the epochs of the config (or `--images`); seconds, MACs and memory are told beside. Every child is trained `--trainings`
 times by the config's TRAIN recipe, with other seeds than the searches.
 
@@ -31,6 +32,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import sharing_quality as hard
 import torch
 from _comparison import FLOOR, draw, kendall, rows_of, score, table, write_csv
 
@@ -70,9 +72,10 @@ def config(options: argparse.Namespace, label: str = "", seed: int = 0) -> Any:
     name, *changes = label.split(":") if label else ["dmasking"]
     if any("=" not in change for change in changes):
         raise SystemExit(f"error: --strategies: {label!r}: a change is KEY=VALUE")
+    opts = [*(f"{key}={value}" for key, value in hard.recipe().items() if options.hard), *options.opts]
     own = load_config(options.config, ["SEARCH.STRATEGY", name])
     rules = [rule for rule in DISABLED if rule.by == "SEARCH.STRATEGY" and rule.when(own, "search")]
-    words = iter(options.opts)
+    words = iter(opts)
     pairs = [word if "=" in word else f"{word}={next(words)}" for word in words]
     read = [pair for pair in pairs if not any(rule.covers(pair.partition("=")[0]) for rule in rules)]
     cfg = load_config(options.config, [*read, f"SEARCH.STRATEGY={name}", *changes])
@@ -87,10 +90,10 @@ class Study:
         self.options, self.output = options, Path(options.output)
         self.cfg = config(options)
         self.recipe = recipe_of(self.cfg)
-        self.data = build_data(self.recipe.data, task_class(self.recipe.head.name).labels)
+        self.data = hard.hard_digits() if options.hard else build_data(self.recipe.data, task_class(self.recipe.head.name).labels)
         if self.data.test is None:
             raise SystemExit("error: the data set has no test images; children cannot be compared")
-        self.space = find_space(self.cfg.SEARCH.SPACE)
+        self.space = hard.space() if options.hard else find_space(self.cfg.SEARCH.SPACE)
         self.task = training_task(self.data, self.recipe)
         self.goal = check_target(search_options(self.cfg), self.space, self.task.head_def(self.space), self.task.in_channels)
 
@@ -263,7 +266,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="of a search: data, space, target, recipes")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", help="of a search: data, space, target, recipes")
+    what.add_argument("--hard", action="store_true", help="in place of a config, the harder digits of sharing_quality.py")
     parser.add_argument("--strategies", required=True, type=lambda text: text.split(","), help="names, each with :KEY=VALUE changes")
     parser.add_argument("--seeds", type=int, default=3, help="searches by each strategy")
     parser.add_argument("--trainings", type=int, default=2, help="of each child")

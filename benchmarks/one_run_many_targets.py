@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     path = Path(options.json) if options.json else None
     rows: list[Row] = json.loads(path.read_text()) if path is not None and path.is_file() else []
     targets = [parse_target(text)[0] for text in options.targets or TARGETS[options.data]]
-    data = hard_digits(options) if options.data == "hard" else build_data(recipe_of(load_config(CONFIG)).data)
+    data = hard_digits(options.images, options.test_images) if options.data == "hard" else build_data(recipe_of(load_config(CONFIG)).data)
     assert data.test is not None
     for seed in range(options.seeds):
         for kind, group in (("one run", targets), *(("own run", [target]) for target in targets)):

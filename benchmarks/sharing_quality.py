@@ -55,17 +55,17 @@ def space() -> nas.SearchSpace:
     return nas.SearchSpace.parse({"name": "hard_digits", "input_size": SIDE, "stages": stages}, "sharing_quality")
 
 
-def hard_digits(options: argparse.Namespace) -> Data:
+def hard_digits(images: int = 5000, test_images: int = 4000) -> Data:
     """The same scans and the same splits as `digits`, several times over."""
     plain = build_data(recipe_of(load_config(None, [])).data)
-    parts = ((plain.train, options.images), (plain.val, 1000), (plain.test, options.test_images))
-    images, labels, splits = [], [], []
+    parts = ((plain.train, images), (plain.val, 1000), (plain.test, test_images))
+    drawn, labels, splits = [], [], []
     for seed, (split, count) in enumerate(parts):
         made, of = _compose(split, count, seed)
         splits.append(range(len(labels), len(labels) + count))
-        images.append(made)
+        drawn.append(made)
         labels += of
-    source = Source(torch.cat(images), tuple(labels))
+    source = Source(torch.cat(drawn), tuple(labels))
     return Data(*(Split(source, tuple(indices)) for indices in splits), plain.classes)  # type: ignore[arg-type]
 
 
@@ -96,11 +96,15 @@ def _compose(split: Split, count: int, seed: int) -> tuple[Tensor, list[int]]:
     return (canvas + noise).clamp_(0, 1), chosen
 
 
+def recipe(target: float = 2e5, epochs: int = 10) -> dict[str, Any]:
+    """The keys of every search and every training here."""
+    keys: dict[str, Any] = {"DATA.MEAN": "[0.25, 0.25, 0.25]", "DATA.STD": "[0.3, 0.3, 0.3]", "TRAIN.LR": 0.1, "TRAIN.EPOCHS": epochs}
+    return keys | {"TRAIN.EVAL_EVERY": epochs, "SEARCH.EPOCHS": epochs, "SEARCH.ALPHA_LR": 0.2, "SEARCH.TARGET": target}
+
+
 def config(options: argparse.Namespace, folder: Path, seed: int, sharing: str = "none") -> Any:
-    """The recipe of every search and every training here."""
-    pairs = {"OUTPUT_DIR": folder, "SEED": seed, "DATA.MEAN": "[0.25, 0.25, 0.25]", "DATA.STD": "[0.3, 0.3, 0.3]"}
-    pairs |= {"SEARCH.SHARING": sharing, "SEARCH.TARGET": options.target, "SEARCH.EPOCHS": options.epochs, "SEARCH.ALPHA_LR": 0.2}
-    pairs |= {"TRAIN.EPOCHS": options.epochs, "TRAIN.EVAL_EVERY": options.epochs, "TRAIN.LR": 0.1, "RUNTIME.DEVICE": options.device}
+    pairs = recipe(options.target, options.epochs) | {"OUTPUT_DIR": folder, "SEED": seed, "SEARCH.SHARING": sharing}
+    pairs |= {"RUNTIME.DEVICE": options.device}
     return load_config(None, [str(text) for pair in pairs.items() for text in pair])
 
 
@@ -175,7 +179,7 @@ def compare(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
 
 def main() -> None:
     options = parse()
-    start, data, name = time.monotonic(), hard_digits(options), machine(torch.device(options.device))
+    start, data, name = time.monotonic(), hard_digits(options.images, options.test_images), machine(torch.device(options.device))
     print(f"{name}; scores are -ln(1 - accuracy)", flush=True)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -161,12 +162,19 @@ def _join(backend: str, timeout: timedelta) -> None:
     Recent torchruns keep one store for all attempts, where the addresses of dead processes would be found: each
     attempt gets its own part of it.
     """
+    atexit.register(_leave)
     if not restarts():
         dist.init_process_group(backend, timeout=timeout)
         return
     store, rank, world = next(dist.rendezvous("env://", timeout=timeout))
     store = dist.PrefixStore(f"attempt_{restarts()}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+
+
+def _leave() -> None:
+    """Ends the threads of the process group before the interpreter does: those that outlive it may abort the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def restarts() -> int:

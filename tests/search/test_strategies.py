@@ -73,7 +73,7 @@ def test_two_processes(name, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(ROOT / "tools/search_net.py"), "--config-file", str(tmp_path / "config.yaml")]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[:6000]  # its end is torchrun's own
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert abs(result["macs"] / 17000 - 1) <= 0.05
 
