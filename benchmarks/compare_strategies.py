@@ -4,9 +4,10 @@
         [--processes 2] [--output output/comparison] [KEY VALUE ...]
     python benchmarks/compare_strategies.py --hard --strategies random,dmasking,one_shot SEARCH.SHARING full
 
-`--hard` stands for data, space and recipe of `sharing_quality.py`, digits that do not saturate. A strategy may change keys of the config: `dmasking:SEARCH.SHARING=full`. Every search passes as many images forward and backward as the
-first one with the epochs of the config (or `--images`); seconds, MACs and memory are told beside. Every child is trained `--trainings`
-times by the config's TRAIN recipe, with other seeds than the searches.
+`--hard` stands for data, space and recipe of `sharing_quality.py`: digits that do not saturate. A strategy may change keys of the config:
+`dmasking:SEARCH.SHARING=full`. Every search passes as many images forward and backward as the first one with the epochs of the config (or
+`--images`); seconds, MACs and memory are told beside. Every child is trained `--trainings` times by the config's TRAIN recipe, with other
+seeds than the searches.
 
 The noise floor are `--floor` random archs at the target and as many sane ones (widths that do not fall with depth). They also tell how a
 supernet ranks: Kendall's tau between their scores with inherited weights and trained by themselves. Scores are -ln(1 - top-1 on the test

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -26,8 +26,8 @@ class Source:
     `kind` says what `labels` are, one for each image: the number of its class, its `Boxes`, or what draws its mask.
     """
 
-    images: Any
-    labels: Sequence[Any]
+    images: Any = field(repr=False)
+    labels: Sequence[Any] = field(repr=False)
     kind: str = "classes"  # classes | boxes | masks
     new_labels: tuple[int, ...] = ()  # of boxes and masks: what each number stands for here; (): itself
 

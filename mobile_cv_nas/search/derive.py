@@ -13,21 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
-from ..errors import InputError
 from ..networks.inherit import inherit_weights
 from ..networks.recalibrate import recalibrate_batchnorm
 from ..networks.supernet import Supernet
 from ..nn.shapes import subsample
 from ..tasks.task import Task
-from .goal import Goal
+from .evolve import Evolution
+from .goal import DeriveError, Goal
 from .judge import Choosing, Judge, Score
 
 Batch = tuple[Any, Any]
 log = logging.getLogger(__name__)
-
-
-class DeriveError(InputError):
-    """No arch of the space could be found near enough to the target."""
 
 
 @dataclass(frozen=True)
@@ -106,18 +102,24 @@ def _flatten(probabilities: Tensor, sharpness: float) -> list[float]:
 
 
 def derive_arch(
-    space: SearchSpace, argmax: ArchDef | None, probabilities: Mapping[str, Tensor], goal: Goal, judge: Judge, choosing: Choosing
+    space: SearchSpace,
+    argmax: ArchDef | None,
+    probabilities: Mapping[str, Tensor],
+    goal: Goal,
+    judge: Judge,
+    choosing: Choosing,
+    evolution: Evolution | None = None,
 ) -> Derived:
     """The arch of a finished search: the best of some that are drawn, with which the argmax competes if it meets the goal.
 
     The most probable of the archs drawn that meet the goal are measured; `argmax` None leaves it out. Where one alone is to be compared,
-    and the argmax meets the goal, it is taken.
+    and the argmax meets the goal, it is taken. With an evolution the measured ones are its first generation, and all that it saw compete.
 
     Raises:
         DeriveError: no arch near the target was found.
     """
     first = [argmax] if argmax is not None and goal.fits(argmax) else []
-    if first and choosing.compare == 1:
+    if first and choosing.compare == 1 and evolution is None:
         return Derived(first[0], "argmax", 1, 0, math.nan)
     try:
         drawn = [one.arch for one in draw_candidates(space, probabilities, goal, choosing.draws, choosing.seed)]
@@ -127,8 +129,13 @@ def derive_arch(
         drawn = []
     near = list(dict.fromkeys([*first, *drawn]))
     archs = near[: choosing.compare]
-    arch, score = choosing.best(judge, archs, judge.scores(archs))
-    return Derived(arch, "argmax" if arch in first else "sampled", len(near), len(archs), score[0])
+    if evolution is None:
+        seen, scores = archs, judge.scores(archs)
+    else:
+        seen, scores = map(list, zip(*evolution.run(space, goal, judge.scores, random.Random(choosing.seed), archs)))
+    arch, score = choosing.best(judge, seen, scores)
+    how = "argmax" if arch in first else "sampled" if arch in archs else "evolved"
+    return Derived(arch, how, len({*near, *seen}), len(seen), score[0])
 
 
 def inherited_child(supernet: Supernet, arch: ArchDef, task: Task, train: Sequence[Any]) -> nn.Module:

@@ -42,7 +42,8 @@ class Evolution:
         """
         size = max(2, self.population)
         start = list(dict.fromkeys(first))[:size]
-        start += [arch for arch in self._fill(space, goal, size, rng) if arch not in start][: size - len(start)]
+        if len(start) < size:
+            start += [arch for arch in self._fill(space, goal, size, rng) if arch not in start][: size - len(start)]
         seen = dict(zip(start, fitness(start)))
         for _ in range(self.generations):
             ranked = sorted(seen, key=lambda arch: seen[arch], reverse=True)

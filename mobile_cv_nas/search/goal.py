@@ -15,7 +15,11 @@ from ..nn.heads import HeadDef
 from .objective import Objective, objective_of, parse_limits, parse_target
 from .options import SearchOptions
 
-__all__ = ["Goal", "Limit", "check_target", "parse_target"]
+__all__ = ["DeriveError", "Goal", "Limit", "check_target", "parse_target"]
+
+
+class DeriveError(InputError):
+    """No arch of the space could be found near enough to the target."""
 
 
 @dataclass(frozen=True)

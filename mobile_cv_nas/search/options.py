@@ -50,6 +50,7 @@ class SearchOptions:
     population: int = field(default=32, metadata={"key": "SEARCH.EVOLUTION.POPULATION"})  # evolution: archs of a generation
     generations: int = field(default=10, metadata={"key": "SEARCH.EVOLUTION.GENERATIONS"})  # evolution: after the first
     mutation: float = field(default=0.1, metadata={"key": "SEARCH.EVOLUTION.MUTATION"})  # evolution: probability of each choice
+    from_alphas: bool = field(default=False, metadata={"key": "SEARCH.EVOLUTION.FROM_ALPHAS"})  # candidates of alphas evolve as well
     sandwich: bool = field(default=False, metadata={"key": "SEARCH.ONE_SHOT.SANDWICH"})  # one_shot: largest, smallest, two random paths
     distill: bool = field(default=False, metadata={"key": "SEARCH.ONE_SHOT.DISTILL"})  # one_shot: they learn from the largest
     second_order: bool = field(default=False, metadata={"key": "SEARCH.DARTS.SECOND_ORDER"})  # darts: alphas see the weights' next step

@@ -9,8 +9,7 @@ from typing import Any
 
 from ..arch import ArchDef, SearchSpace
 from ..nn.choice import Choice
-from .derive import DeriveError
-from .goal import Goal
+from .goal import DeriveError, Goal
 
 Picks = dict[str, int]
 DRAWS = 1000  # for one arch, before a draw is led to the target

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import random
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from searches import build_searcher, tiny_cfg
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.nn.heads import HeadDef
-from mobile_cv_nas.search.derive import DeriveError, derive_arch, draw_candidates, measure_arch
-from mobile_cv_nas.search.goal import Goal
+from mobile_cv_nas.search.derive import derive_arch, draw_candidates, measure_arch
+from mobile_cv_nas.search.evolve import Evolution
+from mobile_cv_nas.search.goal import DeriveError, Goal
 from mobile_cv_nas.search.judge import Choosing, Judge, new_memory
 
 TEN = HeadDef("classifier", 10)
@@ -109,6 +111,31 @@ def test_the_argmax_competes_with_what_is_drawn(tmp_path):
     assert goal.met(space.cost(far.arch, 10).macs)
     assert far.score == max(score for score, _ in memory["scores"].values())
     assert memory["judged_images"] == 3 * 10
+
+
+def test_candidates_of_the_alphas_evolve(tmp_path):
+    """The most probable archs are the first generation; what evolves from them is better by a measure that they do not know."""
+    searcher = build_searcher(tiny_cfg(tmp_path))
+    space, supernet = searcher.space, searcher.supernet
+    chances, goal, seen = supernet.probabilities(), Goal("macs", 17000, 0.2, TEN), []
+
+    def measure(arch):  # the last in some order of all archs
+        seen.append(arch)
+        return random.Random(repr(arch.to_dict())).random(), 0.0
+
+    plain = derive_arch(space, None, chances, goal, judge(measure), Choosing(200, 4))
+    first = seen[:]
+    seen.clear()
+    evolved = derive_arch(space, None, chances, goal, judge(measure), Choosing(200, 4), Evolution(4, 6, 0.3))
+    assert (plain.how, evolved.how) == ("sampled", "evolved")
+    assert seen[:4] == first
+    assert evolved.compared == len(set(seen)) > 8
+    assert evolved.score == max(measure(arch)[0] for arch in seen[:]) > plain.score
+    assert all(goal.met(space.cost(arch, 10).macs) for arch in seen)
+    again = derive_arch(space, None, chances, goal, judge(measure), Choosing(200, 4), Evolution(4, 6, 0.3))
+    assert again == evolved
+    best = derive_arch(space, plain.arch, chances, goal, judge(lambda arch: (arch == plain.arch, 0.0)), Choosing(200, 1), Evolution(4, 2))
+    assert (best.how, best.arch, best.compared > 4) == ("argmax", plain.arch, True)
 
 
 def test_finalists_are_trained_and_halved():

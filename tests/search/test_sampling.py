@@ -12,9 +12,8 @@ from spaces import DEEP, parsed
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.nn.heads import HeadDef
-from mobile_cv_nas.search.derive import DeriveError
 from mobile_cv_nas.search.evolve import Evolution
-from mobile_cv_nas.search.goal import Goal
+from mobile_cv_nas.search.goal import DeriveError, Goal
 from mobile_cv_nas.search.judge import Judge, new_memory
 from mobile_cv_nas.search.sampling import random_archs, scaled_arch
 from mobile_cv_nas.search.strategies.predictor import fit, predict

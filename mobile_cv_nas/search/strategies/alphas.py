@@ -12,6 +12,7 @@ from torch import Tensor
 from ...arch import ArchDef
 from ...engine.step import Loss, Stepper
 from ..derive import Derived, derive_arch
+from ..evolve import Evolution
 from ..judge import Judge
 from ..options import SearchOptions
 from .base import Setting, Strategy
@@ -57,7 +58,13 @@ class AlphaStrategy(Strategy):
         return self.supernet.probabilities()
 
     def propose(self, judge: Judge) -> Derived:
-        return derive_arch(self.supernet.space, self.derive(), self.probabilities(), self.goal, judge, self.choosing)
+        return self.derived(self.derive(), judge)
+
+    def derived(self, argmax: ArchDef | None, judge: Judge) -> Derived:
+        """The best of archs drawn from the alphas and of `argmax`, and where asked for of those that evolve from them."""
+        o = self.options
+        evolution = Evolution(o.population, o.generations, o.mutation) if o.from_alphas else None
+        return derive_arch(self.supernet.space, argmax, self.probabilities(), self.goal, judge, self.choosing, evolution)
 
     def report(self, epoch: int) -> dict[str, Any]:
         """Costs, entropy and probabilities."""

@@ -12,7 +12,7 @@ SEARCH.TEMPERATURE decide (FBNet: SCHEDULE paper).
 
 from __future__ import annotations
 
-from ..derive import Derived, derive_arch
+from ..derive import Derived
 from ..judge import Judge
 from .dmasking import DMasking
 
@@ -23,4 +23,4 @@ class Dnas(DMasking):
     sharing = "none"
 
     def propose(self, judge: Judge) -> Derived:
-        return derive_arch(self.supernet.space, None, self.probabilities(), self.goal, judge, self.choosing)
+        return self.derived(None, judge)

@@ -15,7 +15,8 @@ import random
 from collections.abc import Mapping
 
 from ...tasks.classification import Classification
-from ..derive import Derived, DeriveError
+from ..derive import Derived
+from ..goal import DeriveError
 from ..judge import Judge, Score, best_of
 from ..options import SearchOptions
 from ..sampling import Picks, led
