@@ -141,11 +141,19 @@ _FORMATS = {
 }
 
 
+QUALITY = ("number", "accuracy", "score", "error", "std_archs", "std_trainings", "sigmas", "difference", "low", "high")
+COST = ("images", "search_macs", "cost", "seconds", "memory", "tau", "off_target")
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """As a table of Markdown."""
-    lines = ["| " + " | ".join(HEADERS.values()) + " |", "|" + " --- |" * len(HEADERS)]
-    for row in rows:
-        lines.append("| " + " | ".join(_cell(name, row.get(name)) for name in HEADERS) + " |")
+    """As two tables of Markdown: what the archs are worth, and what finding them cost."""
+    found = [row for row in rows if row["archs"] not in FLOOR]
+    return "\n\n".join(_table(of, ("archs", *names)) for of, names in ((rows, QUALITY), (found, COST)) if of)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    lines = ["| " + " | ".join(HEADERS[name] for name in names) + " |", "| ---" + " | ---:" * (len(names) - 1) + " |"]
+    lines += ["| " + " | ".join(_cell(name, row.get(name)) for name in names) + " |" for row in rows]
     return "\n".join(lines)
 
 

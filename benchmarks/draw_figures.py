@@ -2,8 +2,8 @@
 
 python benchmarks/draw_figures.py [--runs output] [--docs docs]
 
-make search, make detect and make segment leave the runs; of one that is not there the pictures stay as they are. The results of the runs
-go to docs/data, from where README and pages have their numbers.
+make search, make detect and make segment leave the runs, compare_strategies.py studies (comparison_NAME); of one that is not there the
+pictures stay as they are. The results go to docs/data, from where README and pages have their numbers.
 """
 
 from __future__ import annotations
@@ -152,6 +152,17 @@ def take_runs(runs: Path, docs: Path) -> None:
         atomic_write(docs / "data" / f"{name}.json", (folder / "result.json").read_bytes())
 
 
+def take_studies(runs: Path, docs: Path) -> None:
+    """Rows and picture of the studies that `compare_strategies.py` left in comparison_NAME."""
+    from _comparison import draw
+
+    for folder in sorted(runs.glob("comparison_*")):
+        if (folder / "comparison.json").is_file():
+            rows = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["rows"]
+            atomic_write(docs / "data" / f"{folder.name}.json", json.dumps(rows, indent=1) + "\n")
+            draw(docs / f"{folder.name}.png", rows)
+
+
 def _predict(folder: Path, path: Path) -> None:
     """What a model trained on digit_scenes says of that of their first test images which has most objects."""
     from mobile_cv_nas.data.digit_scenes import write_digit_scenes
@@ -174,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for draw in (draw_search, draw_gates, draw_mask, draw_resolution, draw_sharing):
         draw(docs / f"concepts_{draw.__name__.removeprefix('draw_')}.png")
     take_runs(Path(args.runs), docs)
+    take_studies(Path(args.runs), docs)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def _contenders(source: str, model: Any, runtimes: Sequence[str], batch: int, th
         raise InputError(f"{source}: takes {takes.batch or f'1 to {takes.most}'} images a call, and --batch has {batch}; leave that out")
     if takes.with_transform:
         raise InputError(f"{source}: takes bytes; measure one that was exported without --with-transform")
-    network = OnnxNetwork(source, threads) if source.endswith(".onnx") else PteNetwork(source, threads=threads)
+    network = OnnxNetwork(source, threads, exact=False) if source.endswith(".onnx") else PteNetwork(source, threads=threads)
     x = images_for(takes, batch)
     return [Contender(source, "file", batch, lambda: network.run(x), Path(source).stat().st_size)]
 

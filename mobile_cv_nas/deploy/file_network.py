@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +18,8 @@ from ..errors import FileError, InputError, require
 from ..files import read_bytes
 from .interface import INPUT, Interface
 from .suppress import detections, fitted
+
+log = logging.getLogger(__name__)
 
 
 class FileNetwork(nn.Module):
@@ -82,6 +87,7 @@ class OnnxNetwork(FileNetwork):
     Args:
         path: of the file.
         threads: of onnxruntime; 0 is as many as it likes.
+        exact: of an int8 file whose products overflow on this processor (`overflows`), compute in float what int8 means; slower.
 
     Attributes:
         content: what the file says of itself.
@@ -91,7 +97,7 @@ class OnnxNetwork(FileNetwork):
         InputError: without onnxruntime.
     """
 
-    def __init__(self, path: str | os.PathLike, threads: int = 0):
+    def __init__(self, path: str | os.PathLike, threads: int = 0, exact: bool = True):
         runtime: Any = require("onnxruntime", "onnx")
         if not Path(path).is_file():
             raise FileError(f"{path}: no such file; check the name and the folder you run from")
@@ -104,10 +110,28 @@ class OnnxNetwork(FileNetwork):
             raise FileError(f"{path}: onnxruntime cannot read it: {' '.join(str(error).split())[:160]}") from None
         self.content = read_content(session.get_modelmeta().custom_metadata_map, path)
         super().__init__(Interface.from_dict(self.content))
+        if exact and self.content.get("weight_bits") == 8 and overflows():
+            log.warning("%s: 8-bit weights overflow on this processor (x86 without VNNI): computed in float, as others would", path)
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL  # which leaves its layers apart
+            session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._session = session
 
     def run(self, image: Tensor) -> list[Tensor]:
         return [torch.from_numpy(output) for output in self._session.run(list(self.interface.outputs), {INPUT: image.numpy()})]
+
+
+@cache
+def overflows() -> bool:
+    """Whether onnxruntime's products of unsigned and signed bytes overflow on this processor."""
+    onnx, runtime = require("onnx", "onnx"), require("onnxruntime", "onnx")
+    helper, types, size = onnx.helper, onnx.TensorProto, 64
+    weights = onnx.numpy_helper.from_array(np.full((size, 16), 127, np.int8), "w")
+    given, found = helper.make_tensor_value_info("x", types.UINT8, [1, size]), helper.make_tensor_value_info("y", types.INT32, [1, 16])
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "sums", [given], [found], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (sums,) = session.run(None, {"x": np.full((1, size), 255, np.uint8)})
+    return bool((sums != 255 * 127 * size).any())
 
 
 def read_content(metadata: Mapping[str, str], path: object) -> dict[str, Any]:

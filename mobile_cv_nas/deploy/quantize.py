@@ -19,7 +19,9 @@ _WEIGHTED = ("Conv", "Gemm", "MatMul")
 _AT_ONCE = 1  # images whose ranges are held before they are merged: bounds the memory
 
 
-def quantize_onnx(source: Path, target: Path, interface: Interface, images: Sequence[Tensor], keep_float: Sequence[str]) -> None:
+def quantize_onnx(
+    source: Path, target: Path, interface: Interface, images: Sequence[Tensor], keep_float: Sequence[str], weight_bits: int = 8
+) -> None:
     """Writes the int8 form of an .onnx file of `write_onnx`.
 
     What stands before the first and after the last layer with weights, such as a transform or the boxes of a detector, stays in float.
@@ -30,6 +32,8 @@ def quantize_onnx(source: Path, target: Path, interface: Interface, images: Sequ
         interface: of both.
         images: to calibrate on, normalised, (C, S, S).
         keep_float: names of layers or blocks that stay in float.
+        weight_bits: 8, or 7: onnxruntime adds products of neighbours in 16 bits on x86 processors without VNNI, which products of 8 bits
+            overflow, silently.
 
     Raises:
         InputError: without the packages of the extra `onnx`.
@@ -70,11 +74,12 @@ def quantize_onnx(source: Path, target: Path, interface: Interface, images: Sequ
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            reduce_range=weight_bits == 7,
             nodes_to_exclude=_excluded(graph, keep_float),
             # not CalibMaxIntermediateOutputs: in onnxruntime 1.32 it drops what it has collected
             extra_options={"CalibStridedMinMax": _AT_ONCE},
         )
-    _keep_metadata(onnx, source, target)
+    _keep_metadata(onnx, source, target, weight_bits)
 
 
 def _excluded(graph: Any, keep_float: Sequence[str]) -> list[str]:
@@ -106,10 +111,11 @@ def _excluded(graph: Any, keep_float: Sequence[str]) -> list[str]:
     return [node.name for node in graph.node if node.name not in between or node.name in kept]
 
 
-def _keep_metadata(onnx: Any, source: Path, target: Path) -> None:
+def _keep_metadata(onnx: Any, source: Path, target: Path, weight_bits: int) -> None:
     """The float file's word on itself, and nothing else."""
     old, new = onnx.load(str(source)), onnx.load(str(target))
     del new.metadata_props[:]
     new.metadata_props.extend(old.metadata_props)
     new.metadata_props.add(key="int8", value="true")
+    new.metadata_props.add(key="weight_bits", value=str(weight_bits))
     onnx.save(new, str(target))

@@ -13,6 +13,7 @@ from torch import nn
 import mobile_cv_nas as nas
 from mobile_cv_nas.deploy.calibrate import calibration, layer_losses
 from mobile_cv_nas.deploy.check import ExportError
+from mobile_cv_nas.deploy.file_network import OnnxNetwork, overflows
 from mobile_cv_nas.deploy.interface import interface_of
 from mobile_cv_nas.errors import InputError
 
@@ -43,6 +44,41 @@ def test_onnx(tmp_path):
     loaded = nas.load(path)
     assert loaded.predict(folder / "0.png").labels[0] == model.predict(folder / "0.png").labels[0]
     assert "calibrated on 10 images" in str(result)
+
+
+def weights_of(path):
+    """The int8 weights of a file, as one array."""
+    return np.concatenate(
+        [onnx.numpy_helper.to_array(one).ravel() for one in onnx.load(path).graph.initializer if "weight_quantized" in one.name]
+    )
+
+
+def test_sums_do_not_overflow(tmp_path, monkeypatch, caplog):
+    """onnxruntime adds two products in 16 bits on x86 without VNNI: weights of 7 bits fit, for those of 8 there is another way."""
+    model, path = model_of("classifier"), tmp_path / "net.onnx"
+    images = [photograph(i) for i in range(30)]
+    given = torch.stack([model.transform(image) for image in images])
+    expected = model.network(given).detach()
+
+    def noise(network):
+        return float(10 * torch.log10(expected.square().mean() / (network(given) - expected).square().mean()))
+
+    narrow = nas.export(model, path, int8=images, images=10)
+    assert "7 bits" in narrow.note
+    assert -64 <= weights_of(path).min() < -50
+    assert 50 < weights_of(path).max() <= 64
+    assert min(noise(OnnxNetwork(path, exact=False)), noise(OnnxNetwork(path))) > 25  # on any processor
+    monkeypatch.setattr("mobile_cv_nas.deploy.export.ENOUGH_SQNR", 99.0)  # as of a network that 7 bits cost much
+    wide = nas.export(model, path, int8=images, images=10)
+    assert "VNNI" in wide.note
+    assert weights_of(path).max() == 127
+    assert wide.int8.sqnr["logits"] > narrow.int8.sqnr["logits"] > 25
+    assert noise(OnnxNetwork(path)) > 25
+    assert (noise(OnnxNetwork(path, exact=False)) > 25) == (not overflows())
+    caplog.clear()
+    monkeypatch.setattr("mobile_cv_nas.deploy.file_network.overflows", lambda: True)
+    assert noise(OnnxNetwork(path)) > 25
+    assert "overflow on this processor" in caplog.text
 
 
 def test_the_range_is_that_of_all_images(tmp_path):

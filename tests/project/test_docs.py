@@ -217,6 +217,17 @@ def test_results_are_those_of_the_runs() -> None:
     assert table_row("docs/dense.md", "`make segment`") == ["mean IoU", f"{segment['miou']:.3f}", *costs[1]]
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "docs/data").glob("comparison_*.json")))
+def test_studies_are_those_that_were_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from _comparison import table
+
+    text = PAGES["docs/comparison.md"].read_text(encoding="utf-8")
+    for part in table(json.loads((ROOT / f"docs/data/{name}.json").read_text(encoding="utf-8"))).split("\n\n"):
+        assert part in text
+    assert f"({name}.png)" in text
+
+
 def test_networks_are_those_of_the_table() -> None:
     """That table is written by a command, and its test builds the networks."""
     text = (ROOT / "model_zoo/README.md").read_text(encoding="utf-8")
