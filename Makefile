@@ -7,7 +7,7 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup search detect segment test lint docs figures clean
+.PHONY: setup search detect segment test sweep lint docs figures clean
 
 setup: $(STAMP)
 
@@ -28,10 +28,14 @@ segment: $(STAMP)
 
 # Threads that wait give way: the tests run several programs at once, which would otherwise spin against each other.
 test: export OMP_WAIT_POLICY ?= PASSIVE
-# The fast ones share two processes, of one thread each. The slow ones start processes, and measure: one after the other.
+# Two processes, of one thread each.
+test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fast -n 2 $(ARGS)
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m fast -n 2 $(ARGS)
+	$(BIN)/python -m pytest -m slow -n 2 $(ARGS)
+
+sweep: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m sweep -n 2 $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -8,9 +8,9 @@ from dense_runs import few_scenes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is not slow is fast: the two tiers together are all tests."""
+    """What is neither slow nor a sweep is fast: the three tiers together are all tests."""
     for item in items:
-        if not item.get_closest_marker("slow"):
+        if not (item.get_closest_marker("slow") or item.get_closest_marker("sweep")):
             item.add_marker("fast")
 
 

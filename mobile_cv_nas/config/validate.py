@@ -84,8 +84,8 @@ STRATEGY_RULES = (
     Rule(
         ("SEARCH.EVOLUTION.POPULATION", "SEARCH.EVOLUTION.GENERATIONS", "SEARCH.EVOLUTION.MUTATION"),
         lambda c, _: c.SEARCH.STRATEGY not in ("one_shot", "predictor") and not c.SEARCH.EVOLUTION.FROM_ALPHAS,
-        "SEARCH.EVOLUTION.FROM_ALPHAS",
-        "set it, or use one_shot or predictor",
+        "SEARCH.STRATEGY",
+        "set SEARCH.EVOLUTION.FROM_ALPHAS, or use one_shot or predictor",
         typed_only=True,
     ),
     _strategy("PREDICTOR.SAMPLES", ("predictor",)),

@@ -201,7 +201,7 @@ def test_the_example_finds_what_the_detector_finds(tmp_path):
     np.testing.assert_allclose([box for _, _, box in found], expected.boxes, atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["FBNetV2_F1", "FBNetV3_A", "MobileNetV3_Large", "MnasNet_A1", "EfficientNet_Lite0"])
 def test_networks_of_the_zoo(name, tmp_path):
     """One of each family of blocks; the export checks it."""

@@ -83,7 +83,7 @@ def written(state: dict, path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("library", "model", "name"),
-    [pytest.param(*pair, marks=[] if pair[1] in FAST else [pytest.mark.slow], id=f"{pair[0]} {pair[1]}") for pair in PAIRS],
+    [pytest.param(*pair, marks=[] if pair[1] in FAST else [pytest.mark.sweep], id=f"{pair[0]} {pair[1]}") for pair in PAIRS],
 )
 def test_their_weights_give_their_logits(library, model, name, tmp_path):
     other = theirs(library, model)

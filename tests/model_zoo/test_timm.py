@@ -18,7 +18,7 @@ bridge = pytest.importorskip("mobile_cv_nas.model_zoo.timm_bridge")
 
 NAMES = sorted(bridge.__all__)
 FEW = ("fbnet_c", "fbnetv2_f1")  # one that ends in a convolution, one in an ir_pool
-EVERY = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+EVERY = [name if name in FEW else pytest.param(name, marks=pytest.mark.sweep) for name in NAMES]
 # ours, timm's, whether it ends in an ir_pool
 PAIRS = {
     "MobileNetV2_1.0_torchvision": ("mobilenetv2_100", False),

@@ -15,7 +15,7 @@ import mobile_cv_nas as nas
 # ends in an ir_pool, of grey images; in a convolution, with skips and channel shuffles, with squeeze-and-excite
 FEW, MORE = ("FBNetV2_F1", "Digits"), ("FBNet_C", "FBNet_A", "EfficientNet_B0", "FBNetV3_A0", "EfficientNet_Lite0")
 BUILDS = [(name, features) for name in FEW for features in (False, True)]
-BUILDS += [pytest.param(name, features, marks=pytest.mark.slow) for name in MORE for features in (False, True)]
+BUILDS += [pytest.param(name, features, marks=pytest.mark.sweep) for name in MORE for features in (False, True)]
 SEARCHED = [["conv_k3", 8, 2, 1]], [["ir_k3", 8, 1, 2, {"expansion": 2}], ["skip", 16, 1, 1]], [["ir_pool", 24, 1, 1]]
 
 

@@ -80,6 +80,8 @@ def test_a_run_tells_killed_from_survived_and_goes_on(tmp_path):
         str(output),
         "--only",
         "nn/shapes.py",
+        "--limit",
+        "30",
         "--count",
     ]
     done = subprocess.run([*command, "1"], capture_output=True, text=True, check=True)

@@ -82,7 +82,7 @@ def test_every_network_trains(name, head):
     check_training(name, head)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "head"), [(n, h) for i, n in enumerate(NETWORKS) for k, h in enumerate(HEADS) if i % len(HEADS) != k])
 def test_every_network_trains_with_every_other_head(name, head):
     check_training(name, head)
