@@ -122,7 +122,7 @@ def _call(
         write_onnx(folded, interface, content_of(interface, network, None), file)
         if int8:
             small = stem.with_name(f"{stem.name}_int8.onnx")
-            quantize_onnx(file, small, interface, images, ())
+            quantize_onnx(file, small, interface, images, (), weight_bits=7)  # right everywhere; as fast as 8
             file = small
         session = OnnxNetwork(file, threads, exact=False)
         return lambda: session.run(x), file.stat().st_size

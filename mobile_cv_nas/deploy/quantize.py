@@ -42,6 +42,30 @@ def quantize_onnx(
     quantization: Any = require("onnxruntime.quantization", "onnx")
     shapes: Any = require("onnxruntime.quantization.shape_inference", "onnx")
 
+    ready = target.with_name(f"ready_{target.name}")
+    with quiet():
+        # the graph is as simple as it gets already, and optimising would rename its nodes
+        shapes.quant_pre_process(str(source), str(ready), skip_optimization=True, skip_symbolic_shape=True)
+        graph = onnx.load(str(ready)).graph
+        quantization.quantize_static(
+            str(ready),
+            str(target),
+            _reader(quantization, interface, images),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            reduce_range=weight_bits == 7,
+            nodes_to_exclude=_excluded(graph, keep_float),
+            # not CalibMaxIntermediateOutputs: in onnxruntime 1.32 it drops what it has collected
+            extra_options={"CalibStridedMinMax": _AT_ONCE},
+        )
+    _keep_metadata(onnx, source, target, weight_bits)
+
+
+def _reader(quantization: Any, interface: Interface, images: Sequence[Tensor]) -> Any:
+    """Hands the images to onnxruntime's calibration."""
+
     class Reader(quantization.CalibrationDataReader):
         """Image by image; onnxruntime sets the range that it wants next."""
 
@@ -61,25 +85,7 @@ def quantize_onnx(
             given = as_input(image[None], interface)
             return {INPUT: given.repeat(interface.batch or 1, 1, 1, 1).numpy()}
 
-    ready = target.with_name(f"ready_{target.name}")
-    with quiet():
-        # the graph is as simple as it gets already, and optimising would rename its nodes
-        shapes.quant_pre_process(str(source), str(ready), skip_optimization=True, skip_symbolic_shape=True)
-        graph = onnx.load(str(ready)).graph
-        quantization.quantize_static(
-            str(ready),
-            str(target),
-            Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            reduce_range=weight_bits == 7,
-            nodes_to_exclude=_excluded(graph, keep_float),
-            # not CalibMaxIntermediateOutputs: in onnxruntime 1.32 it drops what it has collected
-            extra_options={"CalibStridedMinMax": _AT_ONCE},
-        )
-    _keep_metadata(onnx, source, target, weight_bits)
+    return Reader()
 
 
 def _excluded(graph: Any, keep_float: Sequence[str]) -> list[str]:
