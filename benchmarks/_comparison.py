@@ -185,6 +185,8 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             if not math.isnan(row["error"]):
                 axes.axhspan(row["score"] - row["error"], row["score"] + row["error"], color=FAINT, alpha=0.15, linewidth=0)
         axes.set_xscale("log")
+        for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            axis("{x:g}")
         axes.set_xlabel("MACs of the search, in trainings of one child")
         axes.set_ylabel("-ln(1 - top-1) of the children, mean ± standard error")
         axes.spines[["top", "right"]].set_visible(False)

@@ -14,19 +14,6 @@ MADE = {"zoo.md": "model_zoo/README.md", "changelog.md": "CHANGELOG.md"}  # {pag
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
-def on_config(config: Any) -> Any:
-    """Leaves pages out of the navigation that were not written yet."""
-    config.nav = [entry for entry in map(_existing, config.nav) if entry]
-    return config
-
-
-def _existing(entry: dict[str, Any]) -> dict[str, Any]:
-    ((title, target),) = entry.items()
-    if isinstance(target, list):
-        return {title: [child for child in map(_existing, target) if child]}
-    return entry if target in MADE or (DOCS / target).is_file() else {}
-
-
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages that are made from files elsewhere, and leaves this one out."""
     for page, source in MADE.items():
