@@ -190,7 +190,7 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.set_xlabel("MACs of the search, in trainings of one child")
         axes.set_ylabel("-ln(1 - top-1) of the children, mean ± standard error")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.suptitle("Children over the cost of finding them", fontsize=12, fontweight="bold", color=INK)
 
 
