@@ -38,10 +38,13 @@ class Evolution:
     ) -> list[tuple[ArchDef, Score]]:
         """All archs seen with their fitness, the best first.
 
-        `first` are in the first generation, filled up by random ones. Raises DeriveError where the space has too few archs at the target.
+        All of `first` are in the first generation, which random ones fill up.
+
+        Raises:
+            DeriveError: the space has too few archs at the target.
         """
         size = max(2, self.population)
-        start = list(dict.fromkeys(first))[:size]
+        start = list(dict.fromkeys(first))
         if len(start) < size:
             start += [arch for arch in self._fill(space, goal, size, rng) if arch not in start][: size - len(start)]
         seen = dict(zip(start, fitness(start)))
