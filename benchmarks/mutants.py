@@ -1,12 +1,17 @@
 """Mutants of the core: one operator, constant or call changed at a time; how many of them do the tests see?
 
-python benchmarks/mutants.py --count 200 --output mutants.jsonl [--seed 0] [--only nn/choice.py ...] [--limit 300]
+python benchmarks/mutants.py --count 200 --output mutants.jsonl [--seed 0] [--only nn/choice.py ...] [--tests tests/nn/test_blocks.py ...]
 
 A mutant is a module of `nn`, `arch`, `networks` or `search` with one change: a comparison, an arithmetic or boolean operator, a number,
 True for False, a condition the other way round, min for max, a call left out. Nothing is written to the sources: a process forked from
-one that has imported torch loads the changed module in place of the file, and runs the nearest fast tests until one fails. A mutant on
-which they take longer than the limit counts as killed. What is done is a line of the output, and is not done again: the same command goes
-on where it was stopped. At the end: the share killed in each room, and every survivor with its line.
+one that has imported torch loads the changed module in place of the file, and runs tests until one fails.
+
+Which tests: those that run the changed line, the quickest first, then the others of their files, as many as take `--seconds` together.
+A first run of the fast tests under coverage (pip install coverage) finds out, and is kept beside the output, in mutants.map.json; remove
+that file when tests were added. `--tests` runs these instead, as for survivors that a new test is to kill.
+
+A mutant on which the tests take longer than ten times that counts as killed. What is done is a line of the output, and is not done again:
+the same command goes on where it was stopped. At the end: the share killed in each room, and every survivor with its line.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -33,26 +38,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mobile_cv_nas"
 ROOMS = ("nn", "arch", "networks", "search")
-# The tests that are nearest to a room, the quicker ones first. A file's own namesake goes before them.
-NEAREST = {
-    "nn": ["tests/nn", "tests/networks", "tests/arch", "tests/tasks/test_heads.py", "tests/search/test_derive.py"],
-    "arch": [
-        "tests/arch",
-        "tests/nn",
-        "tests/report/test_space_info.py",
-        "tests/networks",
-        "tests/search/test_derive.py",
-        "tests/model_zoo/test_zoo.py",
-    ],
-    "networks": [
-        "tests/networks",
-        "tests/nn",
-        "tests/tasks/test_heads.py",
-        "tests/search/test_derive.py",
-        "tests/search/test_segment_search.py",
-    ],
-    "search": ["goal", "derive", "parts", "pace", "judges", "targets", "search", "again"],
-}
+# The tests that run under coverage, beside those of the rooms.
+MORE_TESTS = ("tests/tasks/test_heads.py", "tests/report/test_space_info.py", "tests/model_zoo/test_zoo.py")
+FAST = ("-q", "-m", "fast", "-p", "no:cacheprovider")
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot,
     ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
@@ -183,13 +171,63 @@ class Finder(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_file_location(fullname, self.path, loader=loader, submodule_search_locations=folders)
 
 
-def tests_of(file: str) -> list[str]:
-    """The nearest tests of a source file: those of its name, then those of its room."""
-    room, name = file.split("/")[0], Path(file).stem
-    own = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").glob(f"*/test_{name}.py"))]
-    found = list(dict.fromkeys(own + [path if "/" in path else f"tests/search/test_{path}.py" for path in NEAREST[room]]))
-    assert all((ROOT / path).exists() for path in found), found
-    return found
+class Recorder:
+    """A plugin of pytest: tells coverage which test runs, and notes how long each takes."""
+
+    def __init__(self, coverage: Any):
+        self.coverage = coverage
+        self.seconds: dict[str, float] = collections.defaultdict(float)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.coverage.switch_context(nodeid)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.seconds[report.nodeid] += report.duration
+
+
+def record(path: Path) -> None:
+    """Runs the fast tests of the core under coverage, and writes what `Map` reads. It prints as pytest does."""
+    import coverage
+    import pytest
+
+    lines = coverage.Coverage(data_file=None, config_file=False, source=[str(PACKAGE / room) for room in ROOMS])
+    recorder = Recorder(lines)
+    lines.start()
+    code = pytest.main([*FAST, *(f"tests/{room}" for room in ROOMS), *MORE_TESTS], plugins=[recorder])
+    lines.stop()
+    if code:
+        raise SystemExit("error: tests fail without any change")
+    names = list(recorder.seconds)
+    number = {name: i for i, name in enumerate(names)}
+    ran: dict[str, dict[int, list[int]]] = {}
+    for file in lines.get_data().measured_files():
+        contexts = lines.get_data().contexts_by_lineno(file)
+        found = {line: sorted(number[name] for name in seen if name in number) for line, seen in contexts.items()}
+        ran[Path(file).relative_to(PACKAGE).as_posix()] = {line: tests for line, tests in sorted(found.items()) if tests}
+    path.write_text(json.dumps({"tests": names, "seconds": [round(recorder.seconds[name], 3) for name in names], "lines": ran}) + "\n")
+
+
+class Map:
+    """Which tests run a line, and how long they take."""
+
+    def __init__(self, path: Path):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        self.tests, self.seconds, self.lines = found["tests"], found["seconds"], found["lines"]
+
+    def of(self, mutant: Mutant, seconds: float) -> list[str]:
+        """Tests for a mutant. What runs at import, as a default or a constant, is for all that run anything of the file."""
+        lines = self.lines.get(mutant.file, {})
+        near = lines.get(str(mutant.line)) or sorted({test for tests in lines.values() for test in tests})
+        files = {self.tests[test].partition("::")[0] for test in near}
+        direct = set(near)
+        beside = [i for i, name in enumerate(self.tests) if name.partition("::")[0] in files and i not in direct]
+        found, spent = [], 0.0
+        for test in [*sorted(near, key=self.seconds.__getitem__), *sorted(beside, key=self.seconds.__getitem__)]:
+            spent += self.seconds[test]
+            if spent > seconds and found:
+                break
+            found.append(self.tests[test])
+        return found
 
 
 def killed(module: str, path: Path, tree: ast.Module, tests: Sequence[str], limit: float) -> tuple[bool, float]:
@@ -206,13 +244,30 @@ def killed(module: str, path: Path, tree: ast.Module, tests: Sequence[str], limi
                 os.dup2(null, stream)
             import pytest
 
-            code = int(pytest.main(["-x", "-q", "-m", "fast", "-p", "no:cacheprovider", *tests]))
+            code = int(pytest.main(["-x", *FAST, *tests]))
         except BaseException:
             code = 4
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) != 0, time.monotonic() - begin
+
+
+def in_a_fork(work: Callable[[], None]) -> None:
+    """Does it in a process of its own, which keeps what it imports to itself."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except SystemExit as error:
+            print(error, file=sys.stderr)
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit(1)
 
 
 def _prepare() -> None:
@@ -263,7 +318,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, help="mutants")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds of the processor a mutant")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of tests for a mutant, as long as these take without a change")
+    parser.add_argument("--tests", nargs="*", default=[], help="that run in place of those that run the changed line")
     parser.add_argument("--only", nargs="*", default=[], help="files, from the package on: nn/choice.py")
     parser.add_argument("--output", type=Path, default=Path("mutants.jsonl"))
     options = parser.parse_args(argv)
@@ -272,12 +328,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = output.read_text(encoding="utf-8").splitlines() if output.exists() else []
     done = {one["key"]: one for one in map(json.loads, lines)}
     _prepare()
+    path = output.with_suffix(".map.json")
+    if not options.tests and not path.exists():
+        in_a_fork(lambda: record(path))
+    known = None if options.tests else Map(path)
     for mutant in wanted:
         if mutant.key in done:
             continue
         path = PACKAGE / mutant.file
         tree = mutated(path.read_text(encoding="utf-8"), mutant.place)
-        seen, seconds = killed(mutant.module, path, tree, tests_of(mutant.file), options.limit)
+        tests = options.tests if known is None else known.of(mutant, options.seconds)
+        seen, seconds = killed(mutant.module, path, tree, tests, 10 * options.seconds) if tests else (False, 0.0)
         done[mutant.key] = {"key": mutant.key, "killed": seen, "seconds": round(seconds, 1)}
         with open(output, "a", encoding="utf-8") as file:
             file.write(json.dumps(done[mutant.key]) + "\n")

@@ -65,6 +65,9 @@ class Split:
     source: Source
     indices: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} of {len(self.source.labels):,} images, {self.source!r})"
+
     @classmethod
     def whole(cls, source: Source) -> Split:
         """All images of a source."""

@@ -84,7 +84,8 @@ class _Reader(Dataset):
             index = indices[place]
             try:
                 with torch.random.fork_rng(devices=[]):  # a Dataset may draw itself, in validation too
-                    torch.manual_seed(derive_seed(self.seed, epoch if self.train else 0, index))
+                    # torch.manual_seed would seed every accelerator as well, at a third of the time that a small image takes
+                    torch.default_generator.manual_seed(derive_seed(self.seed, epoch if self.train else 0, index))
                     return self._prepared(index)
             except (BadImage, DataError) as error:  # the second of its annotations
                 bad.append((place, str(error)))

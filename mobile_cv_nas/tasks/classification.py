@@ -67,7 +67,7 @@ class Classification(Task):
         from torchvision.transforms import v2
 
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.losses.seed, *key))
+            torch.default_generator.manual_seed(derive_seed(self.losses.seed, *key))
             return v2.MixUp(alpha=self.losses.mixup, num_classes=self.num_classes)(images, labels)
 
     def evaluate(

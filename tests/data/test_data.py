@@ -170,6 +170,24 @@ def test_augmented_files_do_not_depend_on_when_they_are_read(tmp_path, workers):
     assert not same(batches(loader, 2), whole)
 
 
+def test_reading_leaves_accelerators_alone(tmp_path, monkeypatch):
+    image_folder(tmp_path, {"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1})
+
+    def seeded(seed):
+        raise AssertionError("an accelerator was seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded)
+    with pytest.raises(AssertionError):
+        torch.manual_seed(0)
+    assert batches(train_loader(folder_cfg(tmp_path, "DATA.AUGMENT", "crop")))
+
+
+def test_a_split_prints_in_a_line():
+    split = Split.whole(Source(list("ab" * 999), [0] * 1998)).head(500)
+    assert "500 of 1,998 images" in repr(split)
+    assert len(repr(split)) < 140
+
+
 def test_ranks_share_an_epoch_without_overlap():
     cfg = quick_cfg("x")
     whole = batches(train_loader(cfg, 64), 1)
