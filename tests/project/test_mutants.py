@@ -52,8 +52,21 @@ def test_the_core_has_mutants_enough_and_the_choice_is_repeatable(mutants):
     assert more[:200] == first
     assert len({mutant.key for mutant in more}) == 300
     assert {mutant.file.split("/")[0] for mutant in first} == set(mutants.ROOMS)
-    assert all(mutants.tests_of(mutant.file) for mutant in more)
     assert {mutant.file for mutant in mutants.chosen(9, 0, ["nn/shapes.py"])} == {"nn/shapes.py"}
+
+
+def test_tests_that_run_the_line_go_first_the_quickest_before_the_others(mutants, tmp_path):
+    names = ["tests/a.py::slow", "tests/a.py::quick", "tests/a.py::other", "tests/b.py::far"]
+    lines = {"nn/a.py": {"3": [0, 1], "5": [3]}}
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps({"tests": names, "seconds": [9, 1, 4, 2], "lines": lines}))
+    known = mutants.Map(path)
+    ran, at_import = mutants.Mutant("nn/a.py", 0, 3, "x"), mutants.Mutant("nn/a.py", 1, 1, "x")
+    assert known.of(ran, 60) == ["tests/a.py::quick", "tests/a.py::slow", "tests/a.py::other"]
+    assert known.of(ran, 5) == ["tests/a.py::quick"]
+    assert known.of(ran, 0.1) == ["tests/a.py::quick"]  # one at least
+    assert known.of(at_import, 60) == ["tests/a.py::quick", "tests/b.py::far", "tests/a.py::slow", "tests/a.py::other"]
+    assert known.of(mutants.Mutant("nn/unknown.py", 0, 1, "x"), 60) == []
 
 
 def test_the_report_has_shares_and_survivors(mutants):
@@ -80,13 +93,14 @@ def test_a_run_tells_killed_from_survived_and_goes_on(tmp_path):
         str(output),
         "--only",
         "nn/shapes.py",
-        "--limit",
-        "30",
+        "--tests",
+        "tests/nn/test_shapes.py",
         "--count",
     ]
     done = subprocess.run([*command, "1"], capture_output=True, text=True, check=True)
     (line,) = output.read_text().splitlines()
     assert json.loads(line)["killed"] == ("SURVIVED" not in done.stdout)
+    assert not output.with_suffix(".map.json").exists()  # it was told which tests
     again = subprocess.run([*command, "1"], capture_output=True, text=True, check=True)
     assert output.read_text().splitlines() == [line]
     assert again.stdout.splitlines()[-1] in done.stdout
