@@ -39,7 +39,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mobile_cv_nas"
 ROOMS = ("nn", "arch", "networks", "search")
 # The tests that run under coverage, beside those of the rooms.
-MORE_TESTS = ("tests/tasks/test_heads.py", "tests/report/test_space_info.py", "tests/model_zoo/test_zoo.py")
+MORE_TESTS = (
+    *("tests/tasks/test_heads.py", "tests/report/test_space_info.py", "tests/model_zoo", "tests/engine/test_one_image.py"),
+    *("tests/config", "tests/project/test_comparison.py"),
+)
 FAST = ("-q", "-m", "fast", "-p", "no:cacheprovider")
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot,

@@ -17,9 +17,9 @@ from .shapes import Cost, out_size
 class WholeArguments:
     """Of a `WholeCandidate`."""
 
-    kernel: int = 3  # of the depthwise convolution
-    ratio: int = 6  # hidden channels over those that come in
-    groups: int = 1  # of both pointwise convolutions, with a channel shuffle in front of the depthwise one
+    kernel: int  # of the depthwise convolution
+    ratio: int  # hidden channels over those that come in
+    groups: int  # of both pointwise convolutions, with a channel shuffle in front of the depthwise one
     activation: str = "relu"  # after the first two convolutions
 
 

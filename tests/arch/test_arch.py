@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spaces import DEEP, SPACES, TINY, members, parsed, samples
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.networks.cells import BlockCells, HeadCells
+from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.nn.shapes import round_to
 
 ARCH: dict[str, Any] = {
@@ -86,7 +91,13 @@ def test_table_2_of_the_paper() -> None:
     assert space.size() == math.prod(options**n for options, n in rows) * 5
 
 
-@pytest.mark.parametrize("table", [TINY, {**DEEP, "stages": [DEEP["stages"][0], [[["ir_k3", "ir_k5", "skip"], [8, 24, 8], 1, 2]]]}])
+# The block with the most MACs is not the one with the most parameters.
+AT_ODDS = {"input_size": 8, "stages": [[[["ir_k5", "ir_k3_se"], 8, 2, 1, {"hidden": 64}]]]}
+
+
+@pytest.mark.parametrize(
+    "table", [TINY, AT_ODDS, {**DEEP, "stages": [DEEP["stages"][0], [[["ir_k3", "ir_k5", "skip"], [8, 24, 8], 1, 2]]]}]
+)
 def test_small_spaces_agree_with_enumeration(table: dict) -> None:
     space = parsed(table)
     archs = {arch for _, arch in members(space)}
@@ -97,6 +108,32 @@ def test_small_spaces_agree_with_enumeration(table: dict) -> None:
         costs = [getattr(arch.cost(10), by) for arch in archs]
         assert getattr(space.largest(10, by).cost(10), by) == max(costs)
         assert getattr(space.smallest(10, by).cost(10), by) == min(costs)
+
+
+def test_what_a_cell_of_a_block_is_called_names_its_widths() -> None:
+    layer = parsed(TINY).layers[1]
+    widths = (
+        np.array([4.0, 8.0]).reshape(-1, 1, 1),
+        np.array([8.0, 16.0, 24.0]).reshape(1, -1, 1),
+        np.array([4.0, 12.0]).reshape(1, 1, -1),
+    )
+    cells = BlockCells(layer, layer.names[0], (16, 8), *widths)
+    assert cells.where([1, 2, 1]) == f"{layer.key}: {layer.names[0]}, 8 to 12 channels, hidden 24, on a map of 16x16"
+    plain = replace(cells, hidden=np.zeros((1, 1, 1)))  # a block without hidden channels
+    assert plain.where([0, 2, 1]) == f"{layer.key}: {layer.names[0]}, 4 to 12 channels, on a map of 16x16"
+
+
+def test_choices_are_written_as_a_grid_or_as_a_set() -> None:
+    fields = [12, [8, 24, 8], [8, 16, 8], {"any": [8, 16, 32]}]
+    space = nas.SearchSpace.parse({"input_size": 32, "stages": [[["conv_k3", field, 1, 1] for field in fields]]})
+    written = space.to_dict()["stages"][0]
+    assert [row[1] for row in written] == fields
+
+
+def test_what_a_cell_of_a_head_is_called_names_its_map() -> None:
+    cells = HeadCells(HeadDef("ssdlite", 3), 1, torch.tensor([24.0, 32.0]), (64, 8, 4))
+    assert cells.where([1]) == "head ssdlite, map 1 of 32 channels, 4x4"
+    assert replace(cells, n=0).where([0]) == "head ssdlite, map 0 of 24 channels, 8x8"
 
 
 def _table(space: nas.SearchSpace, picks: dict[str, int]) -> list[Any]:

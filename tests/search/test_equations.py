@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,7 +103,7 @@ def test_the_second_order_of_darts_is_the_gradient_through_a_step_of_the_weights
     for _ in range(3):  # so that there is momentum
         stepper.step([train], 1, lambda batch, number: strategy.loss("weights", batch, (0, 0, 0)), list)
     group = stepper.optimizer.param_groups[0]
-    group["lr"] = 0.05
+    group["lr"], group["weight_decay"] = 0.05, 2.0  # so strong that it would be missed
     strategy.begin("alphas", 0)
     val = batch_of(strategy, "alphas")
     before = {name: value.detach().clone() for name, value in stepper.parameters.items()}
@@ -174,7 +175,19 @@ def test_the_reward_and_its_baseline(tmp_path):
     assert strategy.baseline == pytest.approx(expected)
 
 
+def test_the_reward_is_the_mean_over_processes(tmp_path):
+    strategy = strategy_of(tmp_path, "reinforce")
+    strategy.runtime = SimpleNamespace(world=2, sum=lambda values: [value + 0.25 for value in values])  # the other one has 0.25
+    found = Loss(torch.zeros(()), 4, {}, {"right": torch.tensor(3.0), "loss": torch.zeros(())})
+    assert strategy.reward(found, 0.1) == pytest.approx((0.75 + 0.25) / 2 - 0.1)
+
+
 # -- ProxylessNAS ----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_path_is_drawn_where_one_is_certain():
+    assert {draw_pair([0.0, 1.0, 0.0], random.Random(seed)) for seed in range(9)} == {(1, 2)}
+    assert {draw_pair([0.0, 0.0, 1.0], random.Random(seed)) for seed in range(9)} == {(2, 0)}
 
 
 @pytest.mark.parametrize("sharing", ["none", "full"])

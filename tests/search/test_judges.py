@@ -1,6 +1,8 @@
 """The images that decide on a child are never those that it is tested on."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import image_folder
@@ -8,6 +10,8 @@ from searches import build_searcher, search_and_train, search_of, tiny_cfg
 
 from mobile_cv_nas.data import DataOptions, build_data
 from mobile_cv_nas.report.tables import result_table, search_table
+from mobile_cv_nas.search.judge import Stopped
+from mobile_cv_nas.search.measure import Measure
 
 COUNTS = {"train/cat": 20, "train/owl": 20, "val/cat": 3, "val/owl": 3}
 
@@ -52,6 +56,29 @@ def test_a_search_compares_on_these_and_reports_each_set_once(tmp_path, monkeypa
     for table in (search_table(result, "", result["seconds"]), result_table({**result, "skipped_images": 0}, "")):
         assert "validation top-1" in table
         assert "test top-1" not in table
+
+
+@pytest.mark.parametrize(("requested", "due", "saves", "ends"), [(0, 0, 0, False), (0, 1, 1, False), (1, 0, 1, True), (1, 1, 1, True)])
+def test_between_two_measurements_a_run_may_save_or_stop(tmp_path, requested, due, saves, ends):
+    cfg = config(tmp_path, {**COUNTS, "test/cat": 2, "test/owl": 2})
+    run, saved = search_of(cfg), []
+    (goal,) = run.goals.values()
+    measure = Measure(build_searcher(cfg).supernet, run.task, goal, run.options, run.data, run.recipe, run.task, run.runtime)
+    loop = SimpleNamespace(results={}, folder=tmp_path, save=lambda: saved.append("run"))
+    stop = SimpleNamespace(requested=requested, due=lambda: due, saved=lambda: saved.append("told"))
+    judge = measure.judge(loop, stop)
+    with pytest.raises(Stopped) if ends else nullcontext():
+        judge.pause()
+    assert saved == ["run", "told"] * saves
+
+
+@pytest.mark.parametrize(("asked", "sizes"), [(6, [6]), (100, [40]), (39, [39])])
+def test_norms_are_renewed_on_so_many_training_images(tmp_path, asked, sizes):
+    cfg = config(tmp_path, {**COUNTS, "test/cat": 2, "test/owl": 2}, "SEARCH.RECALIBRATION_IMAGES", asked)
+    run = search_of(cfg)
+    (goal,) = run.goals.values()
+    measure = Measure(build_searcher(cfg).supernet, run.task, goal, run.options, run.data, run.recipe, run.task, run.runtime)
+    assert [len(images) for images in measure._calibration()] == sizes
 
 
 @pytest.mark.parametrize("count", [1, 5, 40, 100])

@@ -13,7 +13,7 @@ import mobile_cv_nas as nas
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.networks.extreme import extreme
 from mobile_cv_nas.nn.heads import HeadDef
-from mobile_cv_nas.search.goal import check_target
+from mobile_cv_nas.search.goal import Goal, check_target
 from mobile_cv_nas.search.memory import PeakMemory, _Bound
 from mobile_cv_nas.search.objective import forget_objective, objective_of, parse_limits, parse_target, register_objective
 from mobile_cv_nas.search.options import SearchOptions
@@ -53,6 +53,7 @@ def energy():
 def test_a_sum_of_ones_own_is_an_objective(energy) -> None:
     space = parsed(SMALL)
     assert parse_target("5.5 uJ") == (5.5, "energy")
+    assert Goal("energy", 5.5, 0.5, HEAD).text(5.5) == "5.50 uJ"
     goal = check_target(SearchOptions(5.5, "energy", tolerance=0.5), space, HEAD)
     supernet = nas.build_supernet(space, head=HEAD)
     random_alphas(supernet)

@@ -61,6 +61,17 @@ def test_the_scaled_arch_keeps_every_layer(share):
     assert [layer.names[0] for layer in arch.layers] == [layer.names[0] for layer in space.layers]
 
 
+def test_a_first_generation_that_is_full_draws_no_other(monkeypatch):
+    space = parsed(DEEP)
+    goal = goal_at(space, 0.3)
+    first = random_archs(space, goal, 6, random.Random(1))
+    monkeypatch.setattr("mobile_cv_nas.search.evolve.random_archs", None)
+    for generations in (0, 2):
+        found = Evolution(6, generations).run(space, goal, lambda archs: [(0.0, 0.0)] * len(archs), random.Random(0), first)
+        assert set(first) <= {arch for arch, _ in found}
+    assert len(Evolution(6, 0).run(space, goal, lambda archs: [(0.0, 0.0)] * len(archs), random.Random(0), first)) == 6
+
+
 def test_evolution_never_leaves_the_target_and_improves():
     space = parsed(DEEP)
     goal, seen = goal_at(space, 0.3), []
@@ -102,6 +113,19 @@ def test_the_draws_of_a_step_are_the_same_whenever_it_is_made(tmp_path):
     for strategy in (one, two):
         strategy.prepare("weights", 3, 5)
     assert one.paths == two.paths
+
+
+def test_of_two_random_archs_both_are_trained(tmp_path):
+    strategy = build_searcher(short(tmp_path, "random", "SEARCH.RANDOM.ARCHS", 2)).strategy
+    trained = []
+
+    def train(arch, epochs, name, earlier):
+        trained.append(arch)
+        return float(len(trained)), 0.0  # the second is the better one
+
+    found = strategy.propose(Judge(None, train, lambda arch: 1, (1, 1), new_memory(), lambda: None))
+    assert len(set(trained)) == len(trained) == 2
+    assert (found.arch, found.compared, found.score) == (trained[1], 2, 2.0)
 
 
 # -- the predictor, and slimming -------------------------------------------------------------------------------------

@@ -133,10 +133,22 @@ def test_accumulation_takes_the_same_images(tiny, tmp_path):
     assert torch.equal(*[b[: whole.phases[0].steps * 64] for b in batches])
 
 
+def test_the_numbers_beside_the_bar_are_renewed(tiny, tmp_path, monkeypatch):
+    searcher, shown = build_searcher(tiny()), []
+    (tmp_path / "run").mkdir()
+    loop = loop_of(searcher, tmp_path / "run")
+    monkeypatch.setattr(type(searcher.strategy), "costs", lambda strategy: {"cost_expected": 1e3 * loop.step})
+    for step in range(12):
+        loop.step = step
+        shown.append(searcher.status(loop))
+    assert "expected 5k" in shown[5]
+    assert [one for one, before in zip(shown[1:], shown) if one != before] == [shown[5], shown[10]]  # every fifth step
+
+
 # -- whole runs --------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_a_complete_folder_and_repeats_exactly(tiny, tmp_path):
+def test_a_run_leaves_a_complete_folder_and_repeats_exactly(tiny, tmp_path, monkeypatch):
     cfg = tiny()
     result = search_and_train(cfg)
     folder = tmp_path / "run"
@@ -162,7 +174,10 @@ def test_a_run_leaves_a_complete_folder_and_repeats_exactly(tiny, tmp_path):
     assert f"{result['macs']:,}" in table
     assert f"{result['top1']:.4f}" in table
     first = outcome(folder)
+    titles = []
+    monkeypatch.setattr("mobile_cv_nas.search.folder.draw_arch", lambda *_, about="", **__: titles.append(about))
     search_and_train(tiny("OUTPUT_DIR", tmp_path / "again"))
+    assert f"MACs, {result['params']} parameters, test top-1 {result['top1']:.4f}" in titles[-1]
     assert same(first, outcome(tmp_path / "again"))
 
 

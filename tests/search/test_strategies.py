@@ -89,6 +89,13 @@ def test_without_a_supernet_nothing_can_be_inherited(tmp_path):
         search_and_train(short(tmp_path, "random", "TRAIN.INIT", "inherit"))
 
 
+def test_a_single_arch_is_scaled_to_the_target_and_compared_with_none(tmp_path):
+    strategy = build_searcher(short(tmp_path, "single")).strategy
+    found = strategy.propose(None)
+    assert (found.how, found.within, found.compared) == ("scaled", 1, 0)
+    assert strategy.goal.met(found.arch.cost(10).macs)
+
+
 def test_a_single_arch_can_be_named(tmp_path):
     space = nas.SearchSpace.load(tiny_cfg(tmp_path).SEARCH.SPACE)
     arch = space.smallest(10)

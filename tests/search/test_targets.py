@@ -162,6 +162,10 @@ def test_a_loaded_supernet_is_the_one_that_was_trained(tmp_path: Path) -> None:
     assert load_search(tmp_path / "out").digest == json.loads((tmp_path / "out/run.json").read_text())["data"]["digest"]
     front = read_yaml(tmp_path / "out/front.yaml")
     assert [row["score"] for row in front] == [None, None]
+    with pytest.raises(InputError, match="was searched on Datasets from Python"):
+        nas.derive_networks(tmp_path / "out", "16k", count=1, epochs=0)
+    found = nas.derive_networks(tmp_path / "out", "16k", train=dataset, count=1, epochs=0)
+    assert abs(found.networks[0].cost.macs / 16e3 - 1) <= 0.5
 
 
 def tiny_space(folder: Path) -> str:
