@@ -6,7 +6,8 @@ A mutant is a module of `nn`, `arch`, `networks` or `search` with one change: a 
 True for False, a condition the other way round, min for max, a call left out. Nothing is written to the sources: a process forked from
 one that has imported torch loads the changed module in place of the file, and runs tests until one fails.
 
-Which tests: those that run the changed line, the quickest first, then the others of their files, as many as take `--seconds` together.
+Which tests: those that run the changed line, those of its namesake and the quickest first, then the others of their files, as many as
+take `--seconds` together.
 A first run of the fast tests under coverage (pip install coverage) finds out, and is kept beside the output, in mutants.map.json; remove
 that file when tests were added. `--tests` runs these instead, as for survivors that a new test is to kill.
 
@@ -224,8 +225,13 @@ class Map:
         files = {self.tests[test].partition("::")[0] for test in near}
         direct = set(near)
         beside = [i for i, name in enumerate(self.tests) if name.partition("::")[0] in files and i not in direct]
+        namesake = f"test_{Path(mutant.file).stem}.py::"
+
+        def order(test: int) -> tuple[bool, float]:
+            return namesake not in self.tests[test], self.seconds[test]
+
         found, spent = [], 0.0
-        for test in [*sorted(near, key=self.seconds.__getitem__), *sorted(beside, key=self.seconds.__getitem__)]:
+        for test in [*sorted(near, key=order), *sorted(beside, key=order)]:
             spent += self.seconds[test]
             if spent > seconds and found:
                 break

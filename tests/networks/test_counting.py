@@ -10,6 +10,12 @@ import mobile_cv_nas as nas
 from mobile_cv_nas.networks.counting import count_detector
 
 
+def test_a_network_has_imagenets_classes_and_colours_where_none_are_said() -> None:
+    network = nas.build_model(nas.get_arch("Digits"))
+    assert network.classifier.out_features == 1000
+    assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 1000)
+
+
 def test_counts_convolutions_linears_and_pools_but_no_norms() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
     model[4].bias.requires_grad_(False)

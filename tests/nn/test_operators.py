@@ -30,6 +30,25 @@ def test_macs_of_the_operators_are_those_of_the_cost(name: str, options: dict) -
         assert sum(op.macs for op in found) == layer.cost(name, c_in, c_out, hidden, 15).macs
 
 
+def test_a_pooled_block_ends_on_one_pixel() -> None:
+    layer = SearchSpace.parse({"input_size": 16, "stages": [[["conv_k3", 8, 1]], [["ir_pool_hs", 24, 1, 1, {"expansion": 3}]]]}).layers[1]
+    one = layer.arguments["ir_pool_hs"]
+    found = block_operators(one.kind, Shape(8, 24, 24, 0, 0, 256, 1), one.args, True)
+    (linear,), (pool,) = ([op for op in found if op.kind == kind] for kind in ("linear", "pool"))
+    assert (linear.c_in, linear.c_out, linear.in_area, linear.out_area) == (24, 24, 1, 1)
+    assert (pool.in_area, pool.out_area) == (256, 1)
+
+
+def test_a_head_without_options_has_those_of_its_cost() -> None:
+    for head, sides in ((HeadDef("ssdlite", 5), (64, 4, 2)), (HeadDef("lraspp", 5), (64, 8, 2))):
+        for n in (0, 1):
+            assert sum(op.macs for op in head_operators(head, n, 32, sides)) == head.cost(n, 32, sides).macs
+    rows = [[["conv_k3", 8, 2]], [["ir_k3", 16, 2]], [["ir_k3", 24, 2]], [["ir_k3", 40, 2]], [["ir_k3", 48, 2]]]
+    layers = SearchSpace.parse({"input_size": 64, "stages": rows}).layers
+    assert HeadDef("lraspp", 5).reads(layers) == (2, 4)  # strides 8 and the last
+    assert HeadDef("ssdlite", 5).reads(layers) == (3, 4)  # strides 16 and 32
+
+
 @pytest.mark.parametrize(
     "head",
     [HeadDef("classifier", 10), HeadDef("lraspp", 7, {"channels": 32}), HeadDef("ssdlite", 5, {"channels": 24, "strides": (4, 8)})],

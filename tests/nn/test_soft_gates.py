@@ -82,6 +82,16 @@ def test_marginals_are_of_the_gates_of_the_step_given_that_the_block_is_there(no
     assert float(taps[0, 0]) == pytest.approx(float(there[1]), rel=1e-5)  # only the 5x5 has the outer ring
 
 
+def test_marginals_of_a_block_that_is_not_there_have_finite_gradients():
+    table = marginals(False, True)
+    gates = torch.tensor([[0.0, 0.0, 0.0, 1.0]]).expand_as(table.gates(noise=False)).clone().requires_grad_()
+    table.given = gates.detach()
+    found = table._conditioned(gates)
+    assert torch.isfinite(found).all()
+    (gradient,) = torch.autograd.grad(found.square().sum(), gates)
+    assert torch.isfinite(gradient).all()
+
+
 def test_reset_forgets_noise_temperature_and_selection():
     table = marginals(True, True)
     table.sample(0.1)

@@ -94,7 +94,7 @@ def test_the_argmax_competes_with_what_is_drawn(tmp_path):
     argmax, chances = supernet.derive(), supernet.probabilities()
     near = Goal("macs", space.cost(argmax, 10).macs * 1.04, 0.3, TEN)
     alone = derive_arch(space, argmax, {}, near, judge(None), Choosing(10, 1))
-    assert (alone.how, alone.arch, alone.compared) == ("argmax", argmax, 0)
+    assert (alone.how, alone.arch, alone.within, alone.compared) == ("argmax", argmax, 1, 0)
     worse = derive_arch(space, argmax, chances, near, judge(lambda arch: (0.5 - 0.1 * (arch == argmax), 0.0)), Choosing(200, 3))
     assert (worse.how, worse.compared, worse.score) == ("sampled", 3, 0.5)
     equal = derive_arch(space, argmax, chances, near, judge(lambda arch: (0.5, 0.0)), Choosing(200, 3))

@@ -155,6 +155,25 @@ def test_reinforce_is_unbiased(tmp_path, monkeypatch):
         assert torch.allclose(found, right.double(), atol=1e-6), name
 
 
+def test_a_reward_like_the_baseline_teaches_nothing(tmp_path, monkeypatch):
+    strategy = strategy_of(tmp_path, "reinforce")
+    dummy = Loss(torch.zeros(()), 4, {}, {"right": torch.zeros(()), "loss": torch.zeros(())})
+    monkeypatch.setattr(strategy, "task_loss", lambda *_: dummy)
+    monkeypatch.setattr(strategy, "reward", lambda *_: 0.4)
+    strategy.prepare("alphas", 0, 0)
+    for baseline, nothing in ((0.4, True), (None, True), (0.3, False)):
+        strategy.baseline = baseline
+        assert (float(strategy.policy_loss(None, (0, 0, 0)).total.detach()) == 0) is nothing
+
+
+def test_single_path_refuses_sizes_to_choose(tmp_path):
+    cfg = short(tmp_path, "single_path")
+    text = (tmp_path / "tiny.yaml").read_text()
+    (tmp_path / "tiny.yaml").write_text(text.replace("input_size: 8", "input_size: [8, 12, 4]"))
+    with pytest.raises(InputError, match="single_path decides by weights, and none has a size"):
+        build_searcher(cfg)
+
+
 def test_the_reward_and_its_baseline(tmp_path):
     strategy = strategy_of(tmp_path, "reinforce", "SEARCH.COST_WEIGHT", 0.5, "SEARCH.REINFORCE.BASELINE", 0.9)
     supernet, rewards = strategy.supernet, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,6 +108,15 @@ def test_peak_memory_by_hand() -> None:
     assert objective_of("memory").cost(one, HEAD, 3) == 30 + 30 + 90
     two = nas.ArchDef.parse({"input_size": 1, "stages": [[["conv_k3", 4, 1]], [["ir_k3_se", 4, 1, 1, {"hidden": 30, "squeeze": 90}]]]})
     assert objective_of("memory").cost(two, HEAD, 3) == 4 + 30 + 30 + 90
+
+
+def test_peak_memory_is_for_classifiers_alone() -> None:
+    space, memory, head = parsed(SMALL), PeakMemory(), HeadDef("lraspp", 3)
+    supernet = SimpleNamespace(head_def=head)
+    asked = (lambda: memory.cost(space.sample(0), head, 3), lambda: memory.expected(supernet, True), lambda: memory.ends(space, head, 3))
+    for ask in asked:
+        with pytest.raises(InputError, match="memory: the head lraspp reads several maps"):
+            ask()
 
 
 def test_expected_peak_memory_is_exact_where_it_is_enumerated_and_bounded_elsewhere() -> None:

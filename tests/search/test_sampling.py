@@ -72,6 +72,15 @@ def test_a_first_generation_that_is_full_draws_no_other(monkeypatch):
     assert len(Evolution(6, 0).run(space, goal, lambda archs: [(0.0, 0.0)] * len(archs), random.Random(0), first)) == 6
 
 
+def test_a_space_with_one_arch_at_the_target_is_no_error():
+    space = nas.SearchSpace.parse({"input_size": 8, "stages": [[["ir_k3", [4, 16, 4], 2, 1, {"hidden": 8}]]]})
+    cost = space.smallest(10).cost(10).macs
+    found = Evolution(4, 3).run(space, Goal("macs", cost, 0.01, TEN), lambda archs: [(1.0, 0.0)] * len(archs), random.Random(0))
+    assert [arch for arch, _ in found] == [space.smallest(10)]
+    with pytest.raises(DeriveError, match=r"0 archs within"):
+        Evolution(4, 3).run(space, Goal("macs", cost / 9, 0.01, TEN), lambda archs: [(1.0, 0.0)] * len(archs), random.Random(0))
+
+
 def test_evolution_never_leaves_the_target_and_improves():
     space = parsed(DEEP)
     goal, seen = goal_at(space, 0.3), []

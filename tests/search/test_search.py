@@ -4,6 +4,9 @@ import itertools
 import math
 import random
 import re
+import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -141,8 +144,39 @@ def test_the_numbers_beside_the_bar_are_renewed(tiny, tmp_path, monkeypatch):
     for step in range(12):
         loop.step = step
         shown.append(searcher.status(loop))
-    assert "expected 5k" in shown[5]
+    assert re.fullmatch(r"acc 0\.000 macs H 1\.00 tau 5\.00 weights loss 0\.000 sampled 0 expected 5k", shown[5]), shown[5]
     assert [one for one, before in zip(shown[1:], shown) if one != before] == [shown[5], shown[10]]  # every fifth step
+    monkeypatch.setattr(type(searcher.strategy), "costs", lambda strategy: {"cost_argmax": 7e3})
+    loop.step = 15
+    assert "macs 7k of 12k H" in searcher.status(loop)
+    assert "expected" not in searcher.status(loop)
+
+
+def test_the_seconds_left_are_those_of_the_steps_so_far(tiny):
+    searcher = build_searcher(tiny())
+    searcher._begin = time.monotonic() - 30
+    steps = sum(phase.steps for phase in searcher.phases if phase.runs(0))
+    loop = SimpleNamespace(epoch=0, steps_done=steps, total_steps=3 * steps)
+    assert searcher._seconds_left(loop) == pytest.approx(60, rel=0.05)
+    loop.epoch, loop.steps_done = 1, 2 * steps
+    assert searcher._seconds_left(loop) == pytest.approx(15, rel=0.05)
+
+
+def test_processes_whose_alphas_differ_are_told(tiny, monkeypatch):
+    searcher, other = build_searcher(tiny()), 0.0
+    searcher.runtime = replace(searcher.runtime, world=2)
+    monkeypatch.setattr("torch.distributed.broadcast", lambda values, src: values.add_(other))
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda values: None)
+    searcher._check_ranks_agree(SimpleNamespace(epoch=3))
+    other = 1e-6
+    with pytest.raises(RuntimeError, match="epoch 4: the alphas differ"):
+        searcher._check_ranks_agree(SimpleNamespace(epoch=3))
+
+
+def test_all_targets_learn_one_set_of_weights(tiny):
+    turns = build_searcher(tiny("SEARCH.TARGETS", [12000, 16000, 22000])).turns
+    assert len({id(turn.strategy.steppers["weights"]) for turn in turns}) == 1
+    assert len({id(turn.strategy.steppers["alphas"]) for turn in turns}) == 3
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------------
@@ -170,6 +204,7 @@ def test_a_run_leaves_a_complete_folder_and_repeats_exactly(tiny, tmp_path, monk
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     assert list((folder / "tensorboard").iterdir())
     assert (folder / "child" / "model.safetensors").is_file()
+    assert result["macs_expected"] == pytest.approx(nas.load_supernet(folder).expected_cost().macs.item(), rel=1e-9)
     table = search_table(result, str(folder), result["seconds"])
     assert f"{result['macs']:,}" in table
     assert f"{result['top1']:.4f}" in table

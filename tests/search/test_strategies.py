@@ -82,6 +82,7 @@ def test_what_runs_one_path_a_step_refuses_what_would_not_work(tmp_path):
     cfg = short(tmp_path, "one_shot", "RUNTIME.COMPILE", True)
     with pytest.raises(InputError, match=r"RUNTIME\.COMPILE: one_shot"):
         build_searcher(cfg)
+    assert build_searcher(short(tmp_path, "dmasking", "RUNTIME.COMPILE", True)).runtime.options.compile
 
 
 def test_without_a_supernet_nothing_can_be_inherited(tmp_path):
