@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yacs.config import CfgNode
 
+from mobile_cv_nas.commands.options import recipe_of, search_options
 from mobile_cv_nas.config import ConfigError, dump_config, flatten, get_cfg, load_config, validate
 from mobile_cv_nas.config.files import merge_file
+from mobile_cv_nas.data import DataOptions
+from mobile_cv_nas.engine.runtime import RuntimeOptions
+from mobile_cv_nas.search.options import SearchOptions
+from mobile_cv_nas.training.options import TrainOptions
 
 
 def write(path: Path, text: str) -> Path:
@@ -155,6 +161,15 @@ def test_any_object_is_a_config_or_an_error(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("fuzz") / "any.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     load_or_refuse(path)
+
+
+def test_options_from_python_have_the_defaults_of_the_keys():
+    cfg = get_cfg()
+    assert search_options(cfg) == SearchOptions()
+    recipe = recipe_of(cfg)
+    assert recipe.train == TrainOptions()
+    assert recipe.runtime == RuntimeOptions()
+    assert recipe.data == replace(DataOptions(), dataset="digits")
 
 
 def test_merging_leaves_the_defaults_alone(tmp_path):
