@@ -321,3 +321,16 @@ def test_one_compilation_serves_all_gates(table: dict, sharing: str) -> None:
     supernet.eval()
     with torch.no_grad():
         torch.testing.assert_close(compiled(image), supernet(image))
+
+
+@pytest.mark.parametrize("sharing", ["none", "full"])
+def test_synchronised_norms_are_the_same_in_one_process(sharing: str) -> None:
+    torch.manual_seed(0)
+    supernet = nas.build_supernet(parsed(TINY), num_classes=10, sharing=sharing)
+    random_alphas(supernet)
+    supernet.sample(1.0)
+    x = torch.randn(4, 3, 24, 24)
+    expected = supernet(x).detach()
+    synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(supernet)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in synchronised.modules())
+    assert relative(synchronised(x).detach(), expected) < 1e-5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +21,11 @@ from mobile_cv_nas.data.options import DataOptions
 from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.files import read_yaml
+from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.report.front import dominated, draw_front
 from mobile_cv_nas.report.svg import Mark
-from mobile_cv_nas.search.goal import each_target
+from mobile_cv_nas.search.folder import _draw_front
+from mobile_cv_nas.search.goal import Goal, each_target
 from mobile_cv_nas.search.options import SearchOptions
 from mobile_cv_nas.search.saved import load_search
 
@@ -166,6 +169,17 @@ def test_a_loaded_supernet_is_the_one_that_was_trained(tmp_path: Path) -> None:
         nas.derive_networks(tmp_path / "out", "16k", count=1, epochs=0)
     found = nas.derive_networks(tmp_path / "out", "16k", train=dataset, count=1, epochs=0)
     assert abs(found.networks[0].cost.macs / 16e3 - 1) <= 0.5
+
+
+def test_the_front_has_no_bar_where_no_error_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("mobile_cv_nas.search.folder.draw_front", lambda series, *_: drawn.extend(series[0][1]))
+    goal = Goal("macs", 12e3, 0.2, HeadDef("classifier", 10))
+    rows = [{"folder": name, "macs": 12e3, "score": score, "score_of": "test"} for name, score in (("a", 0.5), ("b", 0.7), ("c", None))]
+    _draw_front(
+        [{**row, "error": error} for row, error in zip(rows, (None, 0.1, None))], tmp_path / "f.png", goal, SimpleNamespace(main="top1")
+    )
+    assert [(mark.name, mark.error) for mark in drawn] == [("a", 0.0), ("b", 0.1)]
 
 
 def tiny_space(folder: Path) -> str:
