@@ -163,11 +163,11 @@ class Expectation(nn.Module):
         for n, one in enumerate(index):
             self.register_buffer(f"_head_index{n}", one, persistent=False)
 
-    def forward(self, supernet: Supernet, noise: bool = True) -> Tensor:
+    def forward(self, supernet: Supernet, noise: bool) -> Tensor:
         """0-d float64, differentiable in every alpha. `noise` False: under softmax(alpha), without noise or selection."""
         return _total(self.values(supernet, noise), self.function)
 
-    def values(self, supernet: Supernet, noise: bool = True, change: Change | None = None) -> Tensor:
+    def values(self, supernet: Supernet, noise: bool, change: Change | None = None) -> Tensor:
         """What is summed: the expectation of each layer's value, in order, then of each map's of the head; of `change` of the values."""
         gates = supernet.table.gates(noise=noise)
         enters, _, leaves = (part.flatten() for part in supernet.effective.widths(gates))

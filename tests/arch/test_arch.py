@@ -123,6 +123,17 @@ def test_what_a_cell_of_a_block_is_called_names_its_widths() -> None:
     assert plain.where([0, 2, 1]) == f"{layer.key}: {layer.names[0]}, 4 to 12 channels, on a map of 16x16"
 
 
+@pytest.mark.parametrize(("name", "stride", "adds"), [("ir_k3", 1, True), ("ir_k3", 2, False), ("conv_k3", 1, False)])
+def test_a_residual_is_added_where_widths_and_sides_agree(name: str, stride: int, adds: bool) -> None:
+    rows = [[["conv_k3", [4, 8, 4], 1]], [[name, [4, 8, 4], stride, 1, {"hidden": 8} if name != "conv_k3" else {}]]]
+    layer = nas.SearchSpace.parse({"input_size": 8, "stages": rows}).layers[1]
+    c_in, c_out = np.array([4.0, 8.0]).reshape(-1, 1, 1), np.array([4.0, 8.0]).reshape(1, 1, -1)
+    hidden = np.array([8.0 if name != "conv_k3" else 0.0]).reshape(1, -1, 1)
+    cells = BlockCells(layer, name, (8, 8 // stride), c_in, hidden, c_out)
+    assert np.array_equal(np.broadcast_to(cells.adds, (2, 1, 2))[:, 0], np.eye(2, dtype=bool) & adds)
+    assert any(one.kind == "add" for one in cells.operators()) is adds
+
+
 def test_choices_are_written_as_a_grid_or_as_a_set() -> None:
     fields = [12, [8, 24, 8], [8, 16, 8], {"any": [8, 16, 32]}]
     space = nas.SearchSpace.parse({"input_size": 32, "stages": [[["conv_k3", field, 1, 1] for field in fields]]})

@@ -145,7 +145,7 @@ def test_images_of_other_channels_and_a_table_of_entries() -> None:
     from mobile_cv_nas.networks.additive import Expectation
 
     supernet = nas.build_supernet(space, num_classes=10, in_channels=1)
-    found = Expectation(Reader(), supernet)(supernet)
+    found = Expectation(Reader(), supernet)(supernet, noise=True)
     table = made_up({}, method="cells", entries=entries)
     assert table.expected(supernet).item() == found.item() == source.expected(supernet).item()
     arch = samples(space, 1)[0]

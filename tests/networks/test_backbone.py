@@ -75,6 +75,15 @@ def test_bad_indices(indices):
         nas.fbnet_builder("FBNetV2_F1", features_only=True, out_indices=indices)
 
 
+@pytest.mark.parametrize("indices", [[5], [-6], [], [1, "2"], [True], 0, 6, True])
+def test_bad_indices_of_intermediates(indices):
+    network = nas.fbnet_builder("Digits").eval()
+    count = len(network.maps.blocks)
+    indices = [5 + count] if indices == [5] else [-1 - count] if indices == [-6] else count + 1 if indices == 6 else indices
+    with pytest.raises(ValueError, match="indices"):
+        network.forward_intermediates(torch.zeros(1, 3, 16, 16), indices)
+
+
 def test_weights_reach_the_features(tmp_path):
     network = nas.fbnet_builder("FBNetV2_F1")
     torch.save(network.state_dict(), tmp_path / "net.pth")
