@@ -85,3 +85,14 @@ def test_an_undecided_search_says_so(tmp_path):
     table = search_table({**result, "entropy": 0.31}, "", (1, 1))
     assert "0.31" in table
     assert "chance" not in table
+
+
+def test_what_is_said_of_a_pace_has_its_remedy():
+    assert "under 12 the alphas stay undecided" in (slow := Pace(24, 10, 0.01).remark(2))
+    assert slow.endswith("set SEARCH.ALPHA_LR 0.1 or raise SEARCH.EPOCHS")
+    assert Pace(2, 3, 0.4).remark(2).endswith("set SEARCH.ALPHA_LR 0.5 or raise SEARCH.EPOCHS")  # never faster
+    assert Pace(2, 3, 0.5).remark(2).endswith("close to chance; raise SEARCH.EPOCHS")
+    fast = Pace(19, 40, 0.1).remark(0)  # 35 / 1.9 epochs
+    assert "0.1 times the 760 steps of alpha is 76: over 60 the alphas settle early, about epoch 18" in fast
+    assert Pace(19, 40, 0.1).remark(3) == ""  # the weights are 21 epochs old then
+    assert Pace(24, 10, 0.1).remark(2) == ""

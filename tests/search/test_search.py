@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 import re
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -177,6 +178,13 @@ def test_all_targets_learn_one_set_of_weights(tiny):
     turns = build_searcher(tiny("SEARCH.TARGETS", [12000, 16000, 22000])).turns
     assert len({id(turn.strategy.steppers["weights"]) for turn in turns}) == 1
     assert len({id(turn.strategy.steppers["alphas"]) for turn in turns}) == 3
+
+
+def test_what_the_report_needs_is_missed_before_the_run(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(InputError, match="needs jinja2"):
+        search_and_train(tiny())
+    assert not (tmp_path / "run").exists()
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------------
