@@ -82,7 +82,7 @@ class Card:
     """One network: its arch (absent where it was never published), its input, figures and weights.
 
     `resize` is the short side before the centre crop of `input_size`, both in pixels; `params` counts everything
-    trainable with `classes` classes.
+    trainable with `classes` classes; `labels` are the names of these, where they are not ImageNet's.
     """
 
     name: str
@@ -100,6 +100,7 @@ class Card:
     elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)  # by library, as in `others.ORIGINS`
     note: str = ""
     aliases: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     search_space: str | None = None
     table: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
@@ -282,7 +283,7 @@ def read_family(data: Mapping[str, Any]) -> list[Card]:
         entry["table"] = table = _table(name, tables)
         if table is not None:
             entry["input_size"] = table["input_size"]
-        for key in ("mean", "std", "aliases"):
+        for key in ("mean", "std", "aliases", "labels"):
             entry[key] = tuple(entry.get(key, ()))
         # what all networks of a family share of their figures and weights is no figure and no weight
         published, weights = entry.pop("published", {}), entry.pop("weights", {})

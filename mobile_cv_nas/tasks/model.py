@@ -271,6 +271,8 @@ def load_foreign(path: str | os.PathLike | None, arch: str | os.PathLike | ArchD
     found, card = find_arch(arch, pretrained)
     network: Any = fbnet_builder(arch, pretrained, weights=path)
     classes, channels = class_names(card, network.num_classes), network.in_channels
+    if card is not None and card.labels and path is None:  # a file of one's own may have as many classes of other names
+        classes = card.labels
     mean, std = (card.mean, card.std) if card is not None else (Task.mean, Task.std)
     if channels != len(mean):
         if channels != 1:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from spaces import parsed, randomise
 
 import mobile_cv_nas as nas
@@ -34,6 +35,17 @@ def test_equal_to_timms(kernel, stride):
         x = torch.randn(2, 6, *size)
         assert torch.equal(ours(x), theirs(x))
         assert ours(x).shape[2:] == tuple(math.ceil(side / stride) for side in size)
+
+
+@pytest.mark.parametrize(("stride", "zeros"), [(1, [1, 1, 1, 1]), (2, [0, 1, 0, 1]), (3, [0, 0, 0, 0])])
+def test_a_network_pads_so_where_it_strides(stride, zeros):
+    """Of 12 pixels, at a kernel of 3: by hand."""
+    arch = nas.ArchDef.parse({"input_size": 12, "stages": [[["conv_k3", 8, stride, 1, {"padding": "same"}]]]})
+    block = nas.build_model(arch, 4).eval().blocks[0]
+    randomise(block)
+    x = torch.randn(2, 3, 12, 12)
+    by_hand = block.norm(F.conv2d(F.pad(x, zeros), block.conv.weight, block.conv.bias, stride)).relu()
+    torch.testing.assert_close(block(x), by_hand)
 
 
 def test_a_network_with_it_is_counted_for_any_size():

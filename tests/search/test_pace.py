@@ -95,4 +95,5 @@ def test_what_is_said_of_a_pace_has_its_remedy():
     fast = Pace(19, 40, 0.1).remark(0)  # 35 / 1.9 epochs
     assert "0.1 times the 760 steps of alpha is 76: over 60 the alphas settle early, about epoch 18" in fast
     assert Pace(19, 40, 0.1).remark(3) == ""  # the weights are 21 epochs old then
+    assert Pace(50, 13, 0.1).remark(13) == ""  # at epoch 20, when they are old enough
     assert Pace(24, 10, 0.1).remark(2) == ""

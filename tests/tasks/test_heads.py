@@ -204,6 +204,13 @@ def test_every_other_pixel_of_the_dilated_map_is_the_strided_map(name, output_st
         torch.testing.assert_close(dense[..., ::step, ::step], wanted, rtol=1e-9, atol=1e-9)
 
 
+def test_a_backbone_that_ends_in_a_stride_is_dilated() -> None:
+    rows = [[["conv_k3", 8, 2]], [["ir_k3", 16, 2]], [["ir_k3", 24, 2]]]
+    features = FeatureBackbone(nas.build_model(nas.ArchDef.parse({"input_size": 32, "stages": rows}), 4))
+    assert features.feature_info.strides == [2, 4, 8]
+    assert dilate(features, 4).feature_info.strides == [2, 4, 4]
+
+
 def test_dilation_leaves_the_original_and_refuses_what_it_cannot_do():
     features = nas.fbnet_builder("FBNet_A", features_only=True)
     dilated = dilate(features, 16)
