@@ -225,7 +225,7 @@ def _forked(options: argparse.Namespace, job: Sequence[str], log: Path) -> None:
     with log.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // options.processes))
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // options.processes)))  # OMP_NUM_THREADS at most
     sys.exit(guarded(lambda: run_job(Study(options), job)))
 
 

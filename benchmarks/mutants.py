@@ -30,6 +30,7 @@ import random
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,18 +190,25 @@ class Recorder:
         self.seconds[report.nodeid] += report.duration
 
 
+def unchanged(tests: Sequence[str], *plugins: Any) -> None:
+    """Runs tests without a change. Raises SystemExit where they fail, or are none: every mutant would count as killed."""
+    import pytest
+
+    if code := pytest.main([*FAST, *tests], plugins=list(plugins)):
+        raise SystemExit(f"error: without any change pytest ends with {int(code)}: tests that fail, or that are not there or not fast")
+
+
 def record(path: Path) -> None:
     """Runs the fast tests of the core under coverage, and writes what `Map` reads. It prints as pytest does."""
     import coverage
-    import pytest
 
     lines = coverage.Coverage(data_file=None, config_file=False, source=[str(PACKAGE / room) for room in ROOMS])
     recorder = Recorder(lines)
     lines.start()
-    code = pytest.main([*FAST, *(f"tests/{room}" for room in ROOMS), *MORE_TESTS], plugins=[recorder])
+    unchanged([*(f"tests/{room}" for room in ROOMS), *MORE_TESTS], recorder)
     lines.stop()
-    if code:
-        raise SystemExit("error: tests fail without any change")
+    from mobile_cv_nas.files import atomic_write
+
     names = list(recorder.seconds)
     number = {name: i for i, name in enumerate(names)}
     ran: dict[str, dict[int, list[int]]] = {}
@@ -208,7 +216,7 @@ def record(path: Path) -> None:
         contexts = lines.get_data().contexts_by_lineno(file)
         found = {line: sorted(number[name] for name in seen if name in number) for line, seen in contexts.items()}
         ran[Path(file).relative_to(PACKAGE).as_posix()] = {line: tests for line, tests in sorted(found.items()) if tests}
-    path.write_text(json.dumps({"tests": names, "seconds": [round(recorder.seconds[name], 3) for name in names], "lines": ran}) + "\n")
+    atomic_write(path, json.dumps({"tests": names, "seconds": [round(recorder.seconds[name], 3) for name in names], "lines": ran}) + "\n")
 
 
 class Map:
@@ -272,6 +280,8 @@ def in_a_fork(work: Callable[[], None]) -> None:
             code = 0
         except SystemExit as error:
             print(error, file=sys.stderr)
+        except BaseException:  # os._exit would leave it unsaid
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -336,14 +346,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = chosen(options.count, options.seed, options.only)
     lines = output.read_text(encoding="utf-8").splitlines() if output.exists() else []
     done = {one["key"]: one for one in map(json.loads, lines)}
+    todo, tests_map = [mutant for mutant in wanted if mutant.key not in done], output.with_suffix(".map.json")
     _prepare()
-    path = output.with_suffix(".map.json")
-    if not options.tests and not path.exists():
-        in_a_fork(lambda: record(path))
-    known = None if options.tests else Map(path)
-    for mutant in wanted:
-        if mutant.key in done:
-            continue
+    if todo and options.tests:
+        in_a_fork(lambda: unchanged(options.tests))
+    elif todo and not tests_map.exists():
+        in_a_fork(lambda: record(tests_map))
+    known = Map(tests_map) if todo and not options.tests else None
+    for mutant in todo:
         path = PACKAGE / mutant.file
         tree = mutated(path.read_text(encoding="utf-8"), mutant.place)
         tests = options.tests if known is None else known.of(mutant, options.seconds)

@@ -84,7 +84,7 @@ class _Reader(Dataset):
             index = indices[place]
             try:
                 with torch.random.fork_rng(devices=[]):  # a Dataset may draw itself, in validation too
-                    # torch.manual_seed would seed every accelerator as well, at a third of the time that a small image takes
+                    # torch.manual_seed would seed every accelerator as well, for each image
                     torch.default_generator.manual_seed(derive_seed(self.seed, epoch if self.train else 0, index))
                     return self._prepared(index)
             except (BadImage, DataError) as error:  # the second of its annotations

@@ -270,9 +270,7 @@ def load_foreign(path: str | os.PathLike | None, arch: str | os.PathLike | ArchD
         pretrained = _library(path, arch) or False
     found, card = find_arch(arch, pretrained)
     network: Any = fbnet_builder(arch, pretrained, weights=path)
-    classes, channels = class_names(card, network.num_classes), network.in_channels
-    if card is not None and card.labels and path is None:  # a file of one's own may have as many classes of other names
-        classes = card.labels
+    classes, channels = class_names(card, network.num_classes, path is None), network.in_channels
     mean, std = (card.mean, card.std) if card is not None else (Task.mean, Task.std)
     if channels != len(mean):
         if channels != 1:
@@ -293,8 +291,13 @@ def _library(path: str | os.PathLike, arch: str | os.PathLike | ArchDef) -> str 
     return library if known else None
 
 
-def class_names(card: Card | None, count: int) -> tuple[str, ...]:
-    """What a network's outputs mean: the names of ImageNet's classes for a card of 1000, else the numbers of the classes."""
+def class_names(card: Card | None, count: int, published: bool) -> tuple[str, ...]:
+    """What a network's outputs mean: the card's labels, if its weights are `published`, ImageNet's for a card of 1000, else numbers.
+
+    A file of one's own may have as many classes as the card, of other names.
+    """
+    if card is not None and card.labels and published:
+        return card.labels
     if card is None or card.classes != count or count != 1000:
         return tuple(str(index) for index in range(count))
     from torchvision.models import ResNet50_Weights

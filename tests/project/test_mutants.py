@@ -101,6 +101,11 @@ def test_a_run_tells_killed_from_survived_and_goes_on(tmp_path):
     (line,) = output.read_text().splitlines()
     assert json.loads(line)["killed"] == ("SURVIVED" not in done.stdout)
     assert not output.with_suffix(".map.json").exists()  # it was told which tests
+    wrong = [*command[:-2], "tests/nn/nothing.py", "--count", "2"]
+    refused = subprocess.run(wrong, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "error: without any change pytest ends with 4" in refused.stderr  # else all would be killed by that
+    assert output.read_text().splitlines() == [line]
     again = subprocess.run([*command, "1"], capture_output=True, text=True, check=True)
     assert output.read_text().splitlines() == [line]
     assert again.stdout.splitlines()[-1] in done.stdout
