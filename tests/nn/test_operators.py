@@ -40,7 +40,7 @@ def test_a_pooled_block_ends_on_one_pixel() -> None:
 
 
 def test_a_head_without_options_has_those_of_its_cost() -> None:
-    for head, sides in ((HeadDef("ssdlite", 5), (64, 4, 2)), (HeadDef("lraspp", 5), (64, 8, 2))):
+    for head, sides in ((HeadDef("ssdlite", 5), (256, 16, 8)), (HeadDef("lraspp", 5), (64, 8, 2))):
         for n in (0, 1):
             assert sum(op.macs for op in head_operators(head, n, 32, sides)) == head.cost(n, 32, sides).macs
     rows = [[["conv_k3", 8, 2]], [["ir_k3", 16, 2]], [["ir_k3", 24, 2]], [["ir_k3", 40, 2]], [["ir_k3", 48, 2]]]
