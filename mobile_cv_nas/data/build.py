@@ -34,7 +34,7 @@ def build_data(options: DataOptions, labels: str = "classes") -> Data:
     """The data set of the options with `labels`: classes | boxes | masks. No image file is decoded yet.
 
     What is likely a mistake (rare classes, an image in two splits) is said in the log.
-    Raises DataError, which names the folder or file and the remedy.
+    Raises DataError, which names the folder or file and the remedy; of files that are no images where they are too many.
     """
     if labels not in KINDS:
         raise DataError(f"labels {labels!r}: no such kind{did_you_mean(labels, KINDS, few=8)}")
@@ -46,7 +46,7 @@ def build_data(options: DataOptions, labels: str = "classes") -> Data:
         return digits()
     data = _annotated(options, labels) if options.dataset in ANNOTATED else _of_classes(options)
     if options.dataset not in ("imagenet", "digit_scenes"):  # these are known
-        remark(data)
+        remark(data, options.max_skipped_share)
     return data
 
 
@@ -143,7 +143,7 @@ def data_of(
         splits["train"], splits["val"] = splits["train"].halves(options.val_fraction, options.split_seed, "DATA.VAL_FRACTION")
         _LOG.info("no validation images were given: %d of the %d training images are split off", len(splits["val"]), len(train))
     data = Data(splits["train"], splits["val"], splits.get("test"), names)
-    remark(data)
+    remark(data, options.max_skipped_share)
     return data
 
 

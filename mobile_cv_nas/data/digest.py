@@ -17,7 +17,7 @@ _LABELS = (int, float, str)
 def data_digest(data: Data) -> dict[str, str]:
     """Of each split 16 hexadecimal digits, which change with the names of the classes and with its images, their order or their classes.
 
-    Images in memory count by their values, files by their names (two folders and the file) and not by what is in them: no file is
+    Images in memory count by their values, files by their names (the folder and the file) and not by what is in them: no file is
     opened. Of boxes and masks the labels do not count.
     """
     found: dict[str, str] = {}
@@ -43,7 +43,7 @@ def _of_memory(source: Source) -> str:
 
 
 def _name(source: Source, index: int) -> str:
-    """The last parts of a path, which stay where a folder is moved as a whole."""
+    """The last parts of a path, which stay where the whole is moved or has another name."""
     if source.in_memory:
         return ""
-    return "/".join(source.name(index).replace(os.sep, "/").split("/")[-3:])
+    return "/".join(source.name(index).replace(os.sep, "/").split("/")[-2:])

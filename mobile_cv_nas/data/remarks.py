@@ -19,19 +19,43 @@ from .wrapped import DatasetSource, image_size
 
 _LOG = logging.getLogger(__name__)
 MAX_FILES = 200_000  # beyond, copies are not looked for
+MAX_OPENED = 20_000  # beyond, a split's files are opened only when they are read
 IMBALANCE = 10  # images of the largest class over those of the smallest
 ENLARGED = 1.5  # the network's input size over the shorter side of an image
 
 
-def remark(data: Data) -> None:
-    """Warns of classes that are rare or missing, and of images that are in two splits. Raises DataError where masks hold one class only."""
+def remark(data: Data, max_skipped: float) -> None:
+    """Warns of classes that are rare or missing, and of images that are in two splits.
+
+    Raises DataError where masks hold one class only, or where a larger share of a split than `max_skipped` is files that are no images:
+    the test images are read after hours.
+    """
     splits = {name: split for name, split in (("train", data.train), ("val", data.val), ("test", data.test)) if split is not None}
+    for name, split in splits.items():
+        _unreadable(name, split, max_skipped)
     _copies(splits)
     if data.train.source.kind == "classes":
         _balance(data)
         return
     for name, split in splits.items():
         _presence(name, split, data.classes)
+
+
+def _unreadable(name: str, split: Split, max_skipped: float) -> None:
+    """Opens the files of a split, without decoding them."""
+    if not _files(split) or len(split) > MAX_OPENED:
+        return
+    bad: list[str] = []
+    for index in split.indices:
+        try:
+            _size(split.source, index)
+        except BadImage as error:
+            bad.append(f"{split.source.name(index)} ({error})")
+    if len(bad) > max_skipped * len(split):
+        raise DataError(
+            f"{bad[0]}: cannot be read; {len(bad)} of the {len(split)} images of {name} are such files, more than "
+            f"DATA.MAX_SKIPPED_SHARE {max_skipped:g}; mend the data or raise that share"
+        )
 
 
 def _balance(data: Data) -> None:

@@ -6,6 +6,7 @@ A `Work` says what is done: the phases of an epoch, what a step updates, and wha
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import time
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
+from ..data.data_set import Data
+from ..data.digest import data_digest
 from ..data.loader import Loader
 from ..errors import InputError
 from .checkpoint import check_fingerprint, load_latest, save_checkpoint
@@ -67,6 +70,7 @@ class Work(Protocol):
     epochs: int
     on_nan: str  # stop | skip
     extends: bool  # a finished run may go on for more epochs than it had
+    data: Data
 
     @property
     def phases(self) -> Sequence[Any]:
@@ -113,6 +117,13 @@ class Loop:
         self.results: dict[str, Any] = {}
         self._log: MetricsLog | None = None
         self._earlier, self._begin = 0.0, time.monotonic()
+
+    @functools.cached_property
+    def _images(self) -> dict[str, str]:
+        """The images of each split: their number, and what changes with any of them."""
+        data = self.work.data
+        counts = {"train": len(data.train), "val": len(data.val), "test": len(data.test or ())}
+        return {f"images of {name}": f"{counts[name]} ({digest})" for name, digest in data_digest(data).items()}
 
     @property
     def total_steps(self) -> int:
@@ -257,6 +268,7 @@ class Loop:
             return
         state = {
             "mark": self.mark,
+            "images": self._images,
             "work": self.work.state_dict(),
             "steppers": [phase.stepper.state_dict() for phase in self.work.phases],
             "loaders": loaders,
@@ -285,6 +297,7 @@ class Loop:
         folder = self.folder / CHECKPOINTS
         state = load_latest(folder)
         check_fingerprint(self._extended(state["mark"], state["place"][0]), self.mark, folder)
+        check_fingerprint(state.get("images", self._images), self._images, folder)  # else test images may have been trained on
         self.work.load_state_dict(state["work"])
         for phase, saved in zip(self.work.phases, state["steppers"], strict=True):
             phase.stepper.load_state_dict(saved)

@@ -24,8 +24,12 @@ _LOG = logging.getLogger(__name__)
 RESULT = "result.json"  # written last: a folder that has it holds a finished run
 CHECKPOINTS = "checkpoints"
 
-# Keys that may differ when a run goes on: they change where or how often, not what; ON_NAN lets it past a step that failed.
-_FREE = ("DATA.ROOT", "DATA.WORKERS", "RUNTIME.TIMEOUT", "CHECKPOINT.MINUTES", "CHECKPOINT.KEEP", "SEARCH.ON_NAN", "TRAIN.ON_NAN")
+# Keys that may differ when a run goes on: they change where or how often, not what; ON_NAN lets it past a step that failed, and
+# MAX_SKIPPED_SHARE past images.
+_FREE = (
+    *("DATA.ROOT", "DATA.WORKERS", "DATA.MAX_SKIPPED_SHARE", "RUNTIME.TIMEOUT", "CHECKPOINT.MINUTES", "CHECKPOINT.KEEP"),
+    *("SEARCH.ON_NAN", "TRAIN.ON_NAN"),
+)
 
 
 class RunFolder:

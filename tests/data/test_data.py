@@ -328,7 +328,8 @@ def test_a_named_pipe_does_not_block(tmp_path):
 
 def test_too_many_bad_images_stop(tmp_path):
     image_folder(tmp_path, {"train/a": 20, "train/b": 20, "val/a": 1, "val/b": 1})
-    (tmp_path / "train" / "a" / "bad.png").write_bytes(b"")
+    whole = (tmp_path / "train" / "a" / "000.png").read_bytes()
+    (tmp_path / "train" / "a" / "bad.png").write_bytes(whole[:50])  # what it opens as is right
     with pytest.raises(DataError, match=r"bad.png: cannot be read .* with it 1 of 41 images.*MAX_SKIPPED_SHARE 0.01"):
         batches(train_loader(folder_cfg(tmp_path), batch=40))
     for path in (tmp_path / "train").glob("*/*.png"):
@@ -336,6 +337,16 @@ def test_too_many_bad_images_stop(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="in a row"):
         batches(train_loader(folder_cfg(tmp_path, "DATA.MAX_SKIPPED_SHARE", "1")))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_files_that_are_no_images_are_told_before_the_run(tmp_path, split):
+    """Those of the test would be read at its very end."""
+    image_folder(tmp_path, {f"{part}/{name}": 5 for part in ("train", "val", "test") for name in "ab"})
+    (tmp_path / split / "a" / "bad.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=rf"bad.png .*cannot be read; 1 of the 11 images of {split} .* DATA.MAX_SKIPPED_SHARE 0.01"):
+        build_data(folder_cfg(tmp_path))
+    assert len(getattr(build_data(folder_cfg(tmp_path, "DATA.MAX_SKIPPED_SHARE", "0.1")), split)) == 11
 
 
 def test_a_file_that_vanishes_during_the_run(tmp_path):

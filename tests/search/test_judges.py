@@ -5,10 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import image_folder
+from helpers import StopAfter, image_folder
 from searches import build_searcher, search_and_train, search_of, tiny_cfg
 
 from mobile_cv_nas.data import DataOptions, build_data
+from mobile_cv_nas.engine.checkpoint import CheckpointError
 from mobile_cv_nas.report.tables import result_table, search_table
 from mobile_cv_nas.search.judge import Stopped
 from mobile_cv_nas.search.measure import Measure
@@ -89,3 +90,20 @@ def test_a_spread_takes_from_all_over_the_split(tmp_path, count):
     assert len(found) == min(count, 40)
     gaps = [b - a for a, b in zip((*found, 40), (*found[1:], 40))][: len(found) - 1]
     assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path):
+    """Where one is gone they are split anew: what was trained on may be tested on."""
+    counts = {"cat": 30, "owl": 30}
+    options = ["SEARCH.EPOCHS", 2, "SEARCH.TARGET", 14000, "SEARCH.TOLERANCE", 0.2, "SEARCH.CANDIDATES", 1, "TRAIN.BATCH_SIZE", 8]
+    cfg = config(tmp_path, counts, *options)
+    assert not search_and_train(cfg, stop=StopAfter(3))["finished"]
+    gone = tmp_path / "images" / "cat" / "007.png"
+    whole = gone.read_bytes()
+    gone.unlink()
+    with pytest.raises(CheckpointError, match=r"of another run: images of train was '48 \(\w+\)' and is '47 "):
+        search_and_train(cfg, resume=True)
+    gone.write_bytes(whole)
+    (tmp_path / "images").rename(tmp_path / "moved")
+    cfg.DATA.ROOT, cfg.DATA.MAX_SKIPPED_SHARE = str(tmp_path / "moved"), 0.5
+    assert search_and_train(cfg, resume=True)["finished"]
