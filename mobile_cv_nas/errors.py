@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -47,6 +48,13 @@ def listed(items: Iterable[Any], most: int = 3) -> str:
     """The first of some names, comma between, with "..." only where there are more."""
     names = [str(item) for item in items]
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def decimal(value: float, digits: int = 2) -> str:
+    """A measure for people: some digits after the point, below 1 as many as leave three that say something: 8.00, 0.0452."""
+    size = abs(value)
+    more = 2 - math.floor(math.log10(size)) if 0 < size < 1 else 0
+    return f"{value:,.{max(digits, more)}f}"
 
 
 def require(module: str, extra: str) -> ModuleType:

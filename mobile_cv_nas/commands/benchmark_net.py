@@ -20,7 +20,7 @@ from ..deploy.benchmark import RUNTIMES, Contender, Timing, machine, measure, pr
 from ..deploy.check import images_for
 from ..deploy.file_network import FileNetwork, OnnxNetwork, PteNetwork
 from ..engine.progress import short
-from ..errors import InputError
+from ..errors import InputError, decimal
 from ..files import atomic_write
 from ..model_zoo.builder import fbnet_builder
 from ..model_zoo.card import ZooError, get_card
@@ -136,7 +136,7 @@ def _table(timings: Sequence[Timing], facts: Mapping[str, Mapping[str, Any]]) ->
     for one in timings:
         share = shares.get((one.source, one.runtime, one.batch))
         known = facts[one.source]
-        numbers = [f"{value:.2f}" for value in (*one.cpu, *one.wall)]
+        numbers = [decimal(value) for value in (*one.cpu, *one.wall)]
         accuracy = "" if known["accuracy"] is None else f"{100 * known['accuracy']:.2f}"
         costs = [short(known[name]) if known[name] else "" for name in ("macs", "params")]
         ratio = "" if share is None else f"{share:.2f}"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import decimal
 from .check import Difference
 from .interface import Interface
 
@@ -70,7 +71,7 @@ class Export:
         lines = []
         for one in self.differences:
             lines.append(f"{of}{one.output} of {one.batch}: differs by {one.largest:.1g}, its largest value being {one.scale:.3g}")
-        lines += [f"{name}: {value:.2f} ms of CPU time an image, one thread" for name, value in self.milliseconds.items()]
+        lines += [f"{name}: {decimal(value)} ms of CPU time an image, one thread" for name, value in self.milliseconds.items()]
         return lines
 
     def _int8(self) -> list[str]:

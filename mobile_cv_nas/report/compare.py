@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arch import ArchDef
-from ..errors import InputError, listed
+from ..errors import InputError, decimal, listed
 from .front import dominated, draw_front
 from .network import BlockRow, block_rows
 from .svg import Mark
@@ -90,7 +90,7 @@ def compare_table(found: Sequence[Compared]) -> str:
         "score": [_score(one) for one in found],
         "MACs": ["" if one.macs is None else f"{one.macs:,}" for one in found],
         "parameters": ["" if one.params is None else f"{one.params:,}" for one in found],
-        "ms": ["" if one.ms is None else f"{one.ms:.2f}" for one in found],
+        "ms": ["" if one.ms is None else decimal(one.ms) for one in found],
         "files, MB": [", ".join(f"{name} {size / _MEGABYTE:.2f}" for name, size in one.sizes.items()) for one in found],
         "search, s": [_seconds(one, ("search", "derivation")) for one in found],
         "training, s": [_seconds(one, ("training",)) for one in found],

@@ -12,7 +12,7 @@ from ..arch import ArchDef, SearchSpace
 from ..errors import InputError
 from ..networks.supernet import Supernet
 from ..nn.heads import HeadDef
-from .objective import Objective, objective_of, parse_limits, parse_target
+from .objective import Objective, objective_of, parse_limits, parse_target, written
 from .options import SearchOptions
 
 __all__ = ["DeriveError", "Goal", "Limit", "check_target", "parse_target"]
@@ -57,8 +57,8 @@ class Goal:
         return self.by.unit
 
     def text(self, value: float) -> str:
-        """A cost for people: 60,000,000 macs; 8.00 ms."""
-        return f"{value:,.{self.by.digits}f} {self.objective if self.by.digits == 0 else self.by.unit}"
+        """A cost for people: 60,000,000 macs; 8.00 ms; 0.0452 ms."""
+        return f"{written(value, self.by)} {self.objective if self.by.digits == 0 else self.by.unit}"
 
     def cost(self, space: SearchSpace, arch: ArchDef) -> float:
         """The exact cost of `arch` in the units of the target."""
@@ -150,14 +150,14 @@ def check_target(options: SearchOptions, space: SearchSpace, head: HeadDef, in_c
     if not low <= goal.target <= high:
         raise InputError(
             f"SEARCH.TARGET: {goal.text(goal.target)} is out of the reach of {source}: its networks have "
-            f"{low:,.{measure.digits}f} to {high:,.{measure.digits}f} with {head.num_classes} classes; choose a target in between"
+            f"{written(low, measure)} to {written(high, measure)} with {head.num_classes} classes; choose a target in between"
         )
     for one in limits:
         least = one.measure.ends(space, head, in_channels)[0]
         if least > one.most:
             raise InputError(
-                f"SEARCH.LIMITS: {one.objective}: {one.most:,.{one.measure.digits}f} {one.measure.unit} is less than any network of "
-                f"{source} has with {head.num_classes} classes; the least is {least:,.{one.measure.digits}f}"
+                f"SEARCH.LIMITS: {one.objective}: {written(one.most, one.measure)} {one.measure.unit} is less than any network of "
+                f"{source} has with {head.num_classes} classes; the least is {written(least, one.measure)}"
             )
     return goal
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..arch import ArchDef, SearchSpace
 from ..deploy.latency.table import LatencyTable
-from ..errors import InputError, did_you_mean, shown
+from ..errors import InputError, decimal, did_you_mean, shown
 from ..networks.additive import Expectations, layer_sum
 from ..networks.cells import LayerSum
 from ..networks.extreme import extreme
@@ -34,7 +34,7 @@ class Objective(Protocol):
 
     @property
     def digits(self) -> int:
-        """After the point, where a value is written out."""
+        """After the point, where a value is written out; of a value below 1 more, see `written`."""
 
     def cost(self, arch: ArchDef, head: HeadDef, in_channels: int) -> float:
         """Of one network."""
@@ -84,6 +84,11 @@ class Summed:
         found = (extreme(self.function, space, head, in_channels, largest) for largest in (False, True))
         low, high = (self.cost(arch, head, in_channels) for arch in found)
         return low, high
+
+
+def written(value: float, measure: Objective) -> str:
+    """A value for people, with its objective's digits: 60,000,000; 8.00; 0.0452."""
+    return decimal(value, measure.digits) if measure.digits else f"{value:,.0f}"
 
 
 _UNITS = {"macs": {"mac": 1.0, "macs": 1.0}, "params": {"params": 1.0, "parameters": 1.0}, "latency": {"ms": 1.0, "us": 1e-3, "s": 1e3}}

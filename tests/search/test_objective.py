@@ -55,6 +55,7 @@ def test_a_sum_of_ones_own_is_an_objective(energy) -> None:
     space = parsed(SMALL)
     assert parse_target("5.5 uJ") == (5.5, "energy")
     assert Goal("energy", 5.5, 0.5, HEAD).text(5.5) == "5.50 uJ"
+    assert Goal("energy", 5.5, 0.5, HEAD).text(0.0452) == "0.0452 uJ"
     goal = check_target(SearchOptions(5.5, "energy", tolerance=0.5), space, HEAD)
     supernet = nas.build_supernet(space, head=HEAD)
     random_alphas(supernet)
