@@ -204,6 +204,22 @@ def test_contains_says_why_not() -> None:
 ROW = ["ir_k3", 16, 1, 1, {"expansion": 3}]
 
 
+def test_the_largest_that_a_definition_may_hold() -> None:
+    """Pixels, channels and blocks: the limit itself is taken, one more is not."""
+    stem = ["conv_k3", 8, 2]
+
+    def table(size: int = 32, channels: int = 8, repeats: int = 1, hidden: int = 8) -> dict[str, Any]:
+        return {"input_size": size, "stages": [[stem], [["ir_k3", channels, 1, repeats, {"hidden": hidden}]]]}
+
+    assert nas.ArchDef.parse(table(size=8192)).input_size == 8192
+    assert nas.ArchDef.parse(table(channels=65536)).layers[-1].channels == (65536,)
+    assert nas.ArchDef.parse(table(hidden=65536)).layers[-1].hidden == (65536,)
+    assert len(nas.ArchDef.parse(table(repeats=511)).layers) == 512
+    for wrong in ({"size": 8193}, {"channels": 65537}, {"hidden": 65537}, {"repeats": 512}):
+        with pytest.raises(nas.ArchError):
+            nas.ArchDef.parse(table(**wrong))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

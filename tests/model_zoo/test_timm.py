@@ -252,8 +252,15 @@ def test_checkpointing_changes_nothing_but_memory(name):
     for (key, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, msg=key)
     features = timm.create_model(name, features_only=True)
-    features.set_grad_checkpointing()
-    assert features.grad_checkpointing
+    for saves in (False, True):
+        features.set_grad_checkpointing(saves)
+        runs.clear()
+        hooks = [block.register_forward_pre_hook(lambda *_: runs.append(1)) for block in features.blocks]
+        sum(one.square().sum() for one in features.train()(images(2))).backward()
+        kept = [any(True for _ in block.parameters()) for block in features.blocks]
+        assert len(runs) == sum(2 if saves and some else 1 for some in kept)
+        for hook in hooks:
+            hook.remove()
 
 
 @pytest.mark.parametrize("name", FEW)

@@ -62,3 +62,14 @@ def test_notebooks_get_the_same_cells() -> None:
         title, *rows = repr(thing).splitlines()
         assert cells.found[0] == title
         assert " ".join(cells.found[1:]).split() == [word for row in rows if "---" not in row for word in row.split()]
+
+
+def test_words_stand_left_and_numbers_right() -> None:
+    rows = [line for line in repr(nas.get_arch("Digits")).splitlines()[1:] if "---" not in line]
+    bars = repr(nas.get_arch("Digits")).splitlines()[2]
+    columns = [match.span() for match in re.finditer("-+", bars)]
+    cells = [[row.ljust(len(bars))[start:end] for start, end in columns] for row in rows]
+    assert [name.strip() for name in cells[0]] == ["block", "type", "map", "channels", "hidden", "stride", "MACs", "parameters"]
+    for row in cells:
+        assert all(cell == cell.lstrip() or not cell.strip() for cell in row[:2])
+        assert all(cell == cell.rstrip() or not cell.strip() for cell in row[2:])

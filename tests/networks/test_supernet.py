@@ -141,6 +141,22 @@ def test_shared_weights_make_eq_1_equal_eq_3() -> None:
         torch.testing.assert_close(supernet.blocks["s0b0"](image, supernet.gates()), total, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_norm_statistics_move_as_those_of_torch(momentum: float | None) -> None:
+    """By the momentum, or as the mean of all passes; not in eval mode."""
+    supernet = nas.build_supernet(parsed({"input_size": 8, "stages": [[["conv_k3_hs", [8, 16, 4], 1]]]}), num_classes=10)
+    unit, own = supernet.blocks["s0b0"].unit("conv_k3_hs"), torch.nn.BatchNorm2d(16, momentum=momentum)
+    unit.norm.momentum = momentum
+    for training in (True, True, False):
+        supernet.train(training)
+        own.train(training)
+        image = 1 + 2 * torch.randn(4, 3, 8, 8)
+        supernet.blocks["s0b0"](image, supernet.gates())
+        own(F.conv2d(image, unit.conv.weight, padding=1))
+        torch.testing.assert_close(unit.norm.running_mean, own.running_mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(unit.norm.running_var, own.running_var, rtol=1e-5, atol=1e-6)
+
+
 def test_effective_width_of_the_paper() -> None:
     """16 channels at 0.8 and 12 at 0.2 are 15.2."""
     supernet = nas.build_supernet(parsed({"input_size": 8, "stages": [[["conv_k3", [12, 16, 4], 2]]]}))

@@ -10,7 +10,7 @@ from spaces import randomise
 from torch import nn
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.nn.blocks import Block, Dims, InvertedResidual
+from mobile_cv_nas.nn.blocks import Block, Dims, InvertedResidual, IRPool
 from mobile_cv_nas.nn.layers import ConvNormAct, ConvOptions, SqueezeExcite, _Blend
 from mobile_cv_nas.nn.register import block_type
 
@@ -127,3 +127,9 @@ def test_stages_of_a_network_have_the_shapes_the_arch_says() -> None:
         x = block(x)
         shapes[key] = tuple(x.shape[1:])
     assert shapes == {"s0b0": (8, 16, 16), "s1b0": (16, 8, 8), "s1b1": (16, 8, 8), "s1b2": (24, 8, 8), "s2b0": (40, 1, 1)}
+
+
+def test_the_bias_of_a_pooled_convolution_begins_at_zero() -> None:
+    pooled, plain = (IRPool(Dims(8, 16, 1, 24), bias=bias) for bias in (True, False))
+    assert torch.equal(pooled.pwl.bias, torch.zeros(16))
+    assert plain.pwl.bias is None

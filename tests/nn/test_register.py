@@ -231,6 +231,10 @@ def test_an_option_of_ones_own_is_checked() -> None:
         nas.ArchDef.parse(table(["shuffle", 8, 1, 1, {"part": 4}]))
 
 
+def test_dimensions_that_are_left_out():
+    assert Dims(6, 8) == (6, 8, 1, 0, 0, True)
+
+
 def test_an_error_inside_a_block_of_this_library_is_not_the_users():
     dims = Dims(c_in=6, c_out=8, hidden=6)
     with pytest.raises(ValueError, match="divisible by groups") as caught:

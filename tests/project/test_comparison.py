@@ -85,12 +85,12 @@ def test_rows_table_csv_and_figure(statistics, tmp_path):
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["dmasking", "one_shot"])
-def test_the_planned_images_are_those_that_pass(name, tmp_path):
-    searcher = build_searcher(short(tmp_path, name))
+@pytest.mark.parametrize(("name", "more"), [("dmasking", ()), ("one_shot", ()), ("darts", ("SEARCH.DARTS.SECOND_ORDER", True))])
+def test_the_planned_images_are_those_that_pass(name, more, tmp_path):
+    searcher = build_searcher(short(tmp_path, name, *more))
     loop = loop_of(searcher, tmp_path)
     assert loop.run(StopRequest())
-    data = build_searcher(short(tmp_path, name))
+    data = build_searcher(short(tmp_path, name, *more))
     assert searcher.spent["images"] == planned_images(data.options, data.data, 0)
 
 

@@ -129,6 +129,23 @@ def test_the_second_order_of_darts_is_the_gradient_through_a_step_of_the_weights
     assert all(torch.equal(p, before[name]) for name, p in stepper.parameters.items())  # all weights are back
 
 
+def test_the_cost_is_part_of_the_second_order(tmp_path):
+    """Its value, and its gradient, which does not pass through the weights."""
+    found = {}
+    for weight in (0.0, 0.7):
+        torch.manual_seed(0)  # the same alphas
+        strategy = strategy_of(tmp_path, "darts", "SEARCH.DARTS.SECOND_ORDER", True, "SEARCH.COST_WEIGHT", weight)
+        strategy.begin("alphas", 0)
+        strategy.prepare("alphas", 0, 0)
+        loss = strategy.loss("alphas", batch_of(strategy, "alphas"), (0, 0, 0))
+        gradients = torch.autograd.grad(loss.total, strategy.supernet.alpha_parameters(), retain_graph=True)
+        found[weight] = (loss.total.item(), torch.cat(gradients))
+    term = (strategy.goal.expected(strategy.supernet) / strategy.goal.target - 1).abs() * 0.7
+    exact = torch.cat(torch.autograd.grad(term, strategy.supernet.alpha_parameters()))
+    assert found[0.7][0] - found[0.0][0] == pytest.approx(term.item(), rel=1e-4)
+    assert relative(found[0.7][1] - found[0.0][1], exact.float()) < 1e-2
+
+
 # -- REINFORCE -------------------------------------------------------------------------------------------------------
 
 

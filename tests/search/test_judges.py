@@ -82,6 +82,15 @@ def test_norms_are_renewed_on_so_many_training_images(tmp_path, asked, sizes):
     assert [len(images) for images in measure._calibration()] == sizes
 
 
+@pytest.mark.parametrize(("asked", "used"), [(0, 6), (1, 1), (4, 4), (6, 6), (100, 6)])
+def test_archs_are_compared_on_so_many_validation_images(tmp_path, asked, used):
+    cfg = config(tmp_path, {**COUNTS, "test/cat": 2, "test/owl": 2}, "SEARCH.RANKING_IMAGES", asked)
+    run = search_of(cfg)
+    (goal,) = run.goals.values()
+    measure = Measure(build_searcher(cfg).supernet, run.task, goal, run.options, run.data, run.recipe, run.task, run.runtime)
+    assert sum(len(images) for images, _ in measure._ranking()) == used
+
+
 @pytest.mark.parametrize("count", [1, 5, 40, 100])
 def test_a_spread_takes_from_all_over_the_split(tmp_path, count):
     image_folder(tmp_path / "images", COUNTS)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import ROOT
 from latency import made_up, random_table
 from spaces import DEEP, members, parsed, random_alphas, samples
 
@@ -15,8 +16,8 @@ from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.networks.extreme import extreme
 from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.search.goal import Goal, check_target
-from mobile_cv_nas.search.memory import PeakMemory, _Bound
-from mobile_cv_nas.search.objective import forget_objective, objective_of, parse_limits, parse_target, register_objective
+from mobile_cv_nas.search.memory import ENUMERATED, PeakMemory, _Bound, _peak
+from mobile_cv_nas.search.objective import Summed, forget_objective, objective_of, parse_limits, parse_target, register_objective
 from mobile_cv_nas.search.options import SearchOptions
 
 HEAD = HeadDef("classifier", 10)
@@ -74,6 +75,15 @@ def test_a_sum_of_ones_own_is_an_objective(energy) -> None:
         check_target(SearchOptions(99, "energy"), space, HEAD)
 
 
+def test_an_objective_is_what_it_sums() -> None:
+    """Not what it remembers of a supernet."""
+    function = Energy()
+    one, other = Summed(function, "uJ"), Summed(function, "uJ")
+    one.expected(nas.build_supernet(parsed(SMALL), head=HEAD), noise=False)
+    assert one == other != Summed(Energy(), "uJ")
+    assert repr(one) == f"Summed(function={function!r}, unit='uJ', digits=2)"
+
+
 def test_what_cannot_be_registered(energy) -> None:
     for name, function, unit, words in [
         ("energy", Energy(), "J", "that is not macs"),
@@ -115,6 +125,10 @@ def test_milliseconds_have_two_digits_and_counts_none() -> None:
     for name, value, text in (("latency", 5.0, "5.00 ms"), ("macs", 5e6, "5,000,000 macs"), ("memory", 2048.0, "2,048 memory")):
         table = "digits_onnxruntime_fp32" if name == "latency" else ""
         assert Goal(name, value, 0.1, HEAD, 3, objective_of(name, table)).text(value) == text
+
+
+def test_what_runs_nothing_has_no_peak() -> None:
+    assert _peak([], 0.0) == 0
 
 
 def test_peak_memory_is_for_classifiers_alone() -> None:
@@ -190,3 +204,8 @@ def test_latency_at_soft_gates_pulls_away_from_dear_blocks() -> None:
     assert gradient is not None
     assert int(gradient.argmax()) == names.index("ir_k5_se_hs")
     assert torch.equal(gradient > 0, torch.tensor([name == "ir_k5_se_hs" for name in names]))
+
+
+def test_the_docs_say_up_to_which_space_the_peak_is_exact() -> None:
+    text = (ROOT / "docs" / "latency.md").read_text(encoding="utf-8")
+    assert f"spaces of up to {ENUMERATED:,} combinations" in text

@@ -12,6 +12,7 @@ from spaces import DEEP, parsed
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.nn.heads import HeadDef
+from mobile_cv_nas.search import evolve
 from mobile_cv_nas.search.evolve import Evolution
 from mobile_cv_nas.search.goal import DeriveError, Goal
 from mobile_cv_nas.search.judge import Judge, new_memory
@@ -98,6 +99,22 @@ def test_evolution_never_leaves_the_target_and_improves():
     assert again == found
 
 
+def test_half_of_a_generation_has_two_parents(monkeypatch):
+    """The quarter of the archs that is best are parents."""
+    space, given = parsed(DEEP), []
+    goal = goal_at(space, 0.3)
+    first = random_archs(space, goal, 40, random.Random(1))
+    mutate = evolve.mutated
+    monkeypatch.setattr(evolve, "mutated", lambda space, one, rng, rate: (given.append(one), mutate(space, one, rng, 1.0))[1])
+    monkeypatch.setattr(evolve, "led", lambda space, goal, picks, rng: picks)  # each is born at once
+    Evolution(40, 1).run(space, goal, lambda archs: [(float(-i), 0.0) for i in range(len(archs))], random.Random(0), first)
+    parents = [space.encode(arch) for arch in first[:10]]
+    assert len(given) == 40
+    assert all(one in parents for one in given[::2])
+    assert sum(one not in parents for one in given[1::2]) > 12  # of some both parents are the same
+    assert all(all(any(p[name] == option for p in parents) for name, option in one.items()) for one in given)
+
+
 def test_uniform_paths_by_chi_square(tmp_path):
     strategy = build_searcher(short(tmp_path, "one_shot")).strategy
     counts, draws = collections.defaultdict(collections.Counter), 3000
@@ -135,6 +152,43 @@ def test_of_two_random_archs_both_are_trained(tmp_path):
     found = strategy.propose(Judge(None, train, lambda arch: 1, (1, 1), new_memory(), lambda: None))
     assert len(set(trained)) == len(trained) == 2
     assert (found.arch, found.compared, found.score) == (trained[1], 2, 2.0)
+
+
+def test_halves_of_random_archs_are_trained_on_until_one_is_left(tmp_path):
+    """8 for two epochs, 4 for four more, 2 for eight more: a third of the budget each."""
+    options = ["SEARCH.RANDOM.ARCHS", 8, "SEARCH.EPOCHS", 48, "SEARCH.TOLERANCE", 0.3]
+    strategy = build_searcher(short(tmp_path, "random", *options)).strategy
+    trained = []
+
+    def train(arch, epochs, name, earlier):
+        trained.append((arch, epochs, name, earlier))
+        return float(arch.cost(10).params % 97), 0.0
+
+    found = strategy.propose(Judge(None, train, lambda arch: 1, (1, 1), new_memory(), lambda: None))
+    assert [epochs for _, epochs, _, _ in trained] == [2] * 8 + [4] * 4 + [8] * 2
+    quality = [arch.cost(10).params % 97 for arch, *_ in trained]
+    assert sorted(quality[8:12]) == sorted(quality[:8])[4:]
+    assert found.score == quality[12] == max(quality)
+    names = {arch: name for arch, _, name, _ in trained[:8]}
+    assert [earlier for arch, _, _, earlier in trained[8:12]] == [names[arch] for arch, *_ in trained[8:12]]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_predictor_spends_its_epochs_on_samples_and_finalists(sign, tmp_path):
+    """10 archs for 4 epochs; the finalists are those that it expects the most of."""
+    options = ["SEARCH.PREDICTOR.SAMPLES", 8, "SEARCH.EPOCHS", 40, "SEARCH.TOLERANCE", 0.4, "SEARCH.EVOLUTION.GENERATIONS", 10]
+    strategy = build_searcher(short(tmp_path, "predictor", *options, "SEARCH.EVOLUTION.POPULATION", 16)).strategy
+    trained = []
+
+    def train(arch, epochs, name, earlier):
+        trained.append((epochs, sign * (arch.layers[1].channels[0] + arch.layers[1].hidden[0] / 100)))
+        return trained[-1][1], 0.0
+
+    found = strategy.propose(Judge(None, train, lambda arch: 1, (1, 1), new_memory(), lambda: None))
+    assert [epochs for epochs, _ in trained] == [4] * 10
+    samples, finalists = [value for _, value in trained[:8]], [value for _, value in trained[8:]]
+    assert min(finalists) > statistics.fmean(samples)
+    assert (found.score, found.compared) == (max(value for _, value in trained), 10)
 
 
 # -- the predictor, and slimming -------------------------------------------------------------------------------------

@@ -106,6 +106,9 @@ def test_spaces_that_do_not_fit():
         nas.build_supernet(make_space(stages=stages), head=HEAD)
     with pytest.raises(InputError, match=r"HEAD\.LOW_STRIDE: 8: the space has maps at strides 2, 4 for it"):
         nas.build_supernet(make_space(), head=HeadDef("lraspp", 5, {"channels": 16, "low_stride": 8}))
+    stages = [[["conv_k3_hs", 8, 1, 1]], *TABLE["stages"]]  # a map at stride 1 is none for a head
+    with pytest.raises(InputError, match=r"the space has maps at strides 2, 4 for it"):
+        nas.build_supernet(make_space(stages=stages), head=HeadDef("lraspp", 5, {"channels": 16, "low_stride": 8}))
 
 
 # -- whole runs ---------------------------------------------------------------------------------------------------
