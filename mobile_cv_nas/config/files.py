@@ -20,8 +20,12 @@ _UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}  # of SEARCH.TARGET and SEARCH
 _FLOATS = ("SEARCH.TARGETS",)  # lists that are empty by default, of any numbers
 _TEXTS = ("EXPORT.FORMATS", "SEARCH.LIMITS")  # lists of names; others are of numbers
 _TEXTS_LIKE = {"EXPORT.FORMATS": "[onnx, pte]", "SEARCH.LIMITS": "{macs: 60M, params: 4M}"}
-_OBJECTIVES = {"ms": (1.0, "latency"), "us": (1e-3, "latency"), "bytes": (1.0, "memory"), "kb": (1e3, "memory"), "mb": (1e6, "memory")}
-_OBJECTIVES |= {"kib": (1024.0, "memory"), "macs": (1.0, "macs"), "params": (1.0, "params")}  # what a target's unit says
+# What a target's unit says: its scale and the objective; as search.objective has them.
+_OBJECTIVES = {"ms": (1.0, "latency"), "us": (1e-3, "latency"), "s": (1e3, "latency"), "bytes": (1.0, "memory"), "kb": (1e3, "memory")}
+_OBJECTIVES |= {"mb": (1e6, "memory"), "kib": (1024.0, "memory"), "mib": (1024.0**2, "memory")}
+_OBJECTIVES |= {
+    word: (1.0, name) for name, words in {"macs": ("mac", "macs"), "params": ("params", "parameters")}.items() for word in words
+}
 
 
 class ConfigError(InputError):

@@ -92,7 +92,7 @@ def written(value: float, measure: Objective) -> str:
 
 
 _UNITS = {"macs": {"mac": 1.0, "macs": 1.0}, "params": {"params": 1.0, "parameters": 1.0}, "latency": {"ms": 1.0, "us": 1e-3, "s": 1e3}}
-_UNITS["memory"] = {"b": 1.0, "bytes": 1.0, "kb": 1e3, "mb": 1e6, "kib": 1024.0, "mib": 1024.0**2}
+_UNITS["memory"] = {"bytes": 1.0, "kb": 1e3, "mb": 1e6, "kib": 1024.0, "mib": 1024.0**2}
 _REGISTERED: dict[str, Objective] = {
     "macs": Counted("macs", "MACs"),
     "params": Counted("params", "parameters"),
@@ -162,8 +162,8 @@ def with_table(options: SearchOptions) -> SearchOptions:
     return replace(options, table=table_of(options.table).to_dict())
 
 
-_TARGET = re.compile(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kmg](?![a-z]))?\s*([a-z]*)\s*", re.IGNORECASE)
-_SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+_TARGET = re.compile(r"\s*([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kmgb](?![a-z]))?\s*([a-z]*)\s*", re.IGNORECASE)
+_SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
 
 
 def parse_target(text: str | float, objective: str = "macs") -> tuple[float, str]:

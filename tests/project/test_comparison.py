@@ -10,10 +10,11 @@ import math
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from searches import TINY, build_searcher, loop_of, short
+from searches import TINY, build_searcher, loop_of, search_of, short
 
 from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.search.budget import epochs_for, planned_images
@@ -92,6 +93,18 @@ def test_the_planned_images_are_those_that_pass(name, more, tmp_path):
     assert loop.run(StopRequest())
     data = build_searcher(short(tmp_path, name, *more))
     assert searcher.spent["images"] == planned_images(data.options, data.data, 0)
+
+
+def test_a_search_that_trains_archs_alone_passes_all_images_each_epoch(tmp_path):
+    run = search_of(short(tmp_path, "random", "SEARCH.EPOCHS", 7))
+    assert planned_images(run.options, run.data, 0) == 7 * len(run.data.train)
+
+
+def test_without_test_images_some_are_kept_for_the_comparison_of_archs(tmp_path):
+    run = search_of(short(tmp_path, "one_shot"))
+    learnt = len(run.data.train.halves(run.options.alpha_fraction, 0)[0])
+    assert planned_images(run.options, run.data, 0) == 2 * (len(run.data.train) // 64 * 64)
+    assert planned_images(run.options, replace(run.data, test=None), 0) == 2 * (learnt // 64 * 64)
 
 
 def test_epochs_of_a_budget(tmp_path):

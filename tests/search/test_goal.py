@@ -1,9 +1,15 @@
-"""What a target may be written as."""
+"""What a target may be written as, and what of a result is counted for it."""
 
 import pytest
+from spaces import TINY, parsed
 
+import mobile_cv_nas as nas
+from mobile_cv_nas.config import load_config
 from mobile_cv_nas.errors import InputError
-from mobile_cv_nas.search.goal import parse_target
+from mobile_cv_nas.nn.heads import HeadDef
+from mobile_cv_nas.search.goal import Goal, parse_target
+from mobile_cv_nas.search.objective import _UNITS
+from mobile_cv_nas.search.result import SearchResult
 
 
 @pytest.mark.parametrize(
@@ -16,6 +22,9 @@ from mobile_cv_nas.search.goal import parse_target
         ("4e6 parameters", (4e6, "params")),
         (1.5e6, (1.5e6, "macs")),
         ("2.5 G", (2.5e9, "macs")),
+        *(("1.5 s", (1500, "latency")), ("8 ms", (8, "latency")), ("250 us", (0.25, "latency"))),
+        *(("7 bytes", (7, "memory")), ("256 kB", (256_000, "memory")), ("2 MB", (2e6, "memory"))),
+        *(("256 KiB", (262_144, "memory")), ("2 MiB", (2_097_152, "memory"))),
     ],
 )
 def test_targets(text, found):
@@ -26,3 +35,29 @@ def test_targets(text, found):
 def test_bad_targets(text):
     with pytest.raises(InputError, match="target"):
         parse_target(text)
+
+
+def test_the_counted_cost_is_of_the_classes_that_the_target_is_of(tmp_path):
+    """It is there only where the images have another number of classes."""
+    space = parsed(TINY)
+    supernet, arch = nas.build_supernet(space, 10), space.sample(0)
+    for classes, cost in ((10, None), (100, arch.cost(100).macs)):
+        goal = Goal("macs", 1e6, 0.05, HeadDef("classifier", classes))
+        assert SearchResult(tmp_path, True, arch, goal=goal, supernet=supernet).counted == cost
+    assert SearchResult(tmp_path, True, arch, goal=goal).counted is None
+    assert SearchResult(tmp_path, True, goal=goal, supernet=supernet).counted is None
+    assert SearchResult(tmp_path).counted is None
+
+
+UNITS = [unit for name in ("macs", "params", "latency", "memory") for unit in (name, *_UNITS[name]) if unit not in ("latency", "memory")]
+
+
+@pytest.mark.parametrize(
+    "text", [f"{number} {unit}" for number in (3, 2.5) for unit in UNITS] + ["3k", "2.5M", "3 G", "2B", "3e6", "400_000"]
+)
+def test_a_config_reads_a_target_as_python_does(text):
+    for written in (text, text.upper().replace("E6", "e6")):
+        cfg = load_config(
+            None, ["SEARCH.TARGET", written, "SEARCH.TABLE", "digits_onnxruntime_fp32" if "latency" in parse_target(text) else ""]
+        )
+        assert (cfg.SEARCH.TARGET, cfg.SEARCH.OBJECTIVE) == parse_target(written) == parse_target(text)

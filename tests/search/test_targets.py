@@ -83,6 +83,20 @@ def test_each_weight_step_is_of_one_target_in_turn_and_each_target_trains_its_ow
         assert not trained
 
 
+def test_a_state_holds_the_alphas_of_every_target(tmp_path: Path) -> None:
+    """Whichever of them the supernet uses at that moment."""
+    first, second = (build_searcher(tiny_cfg(tmp_path, *TARGETS)) for _ in range(2))
+    for i, turn in enumerate(first.turns):
+        for alpha in turn.alphas.parameters():
+            torch.nn.init.constant_(alpha, i + 0.5)
+    first.turns[1].take()
+    state = first.state_dict()
+    second.turns[2].take()
+    second.load_state_dict(state)
+    for i, turn in enumerate(second.turns):
+        assert all(bool((alpha == i + 0.5).all()) for alpha in turn.alphas.parameters()), turn.name
+
+
 def test_alphas_part_towards_their_targets(whole: Path) -> None:
     last = read_metrics(whole)[-1]
     expected = [last[f"{name}/cost_expected"] for name in NAMES]
