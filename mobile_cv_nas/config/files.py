@@ -23,9 +23,7 @@ _TEXTS_LIKE = {"EXPORT.FORMATS": "[onnx, pte]", "SEARCH.LIMITS": "{macs: 60M, pa
 # What a target's unit says: its scale and the objective; as search.objective has them.
 _OBJECTIVES = {"ms": (1.0, "latency"), "us": (1e-3, "latency"), "s": (1e3, "latency"), "bytes": (1.0, "memory"), "kb": (1e3, "memory")}
 _OBJECTIVES |= {"mb": (1e6, "memory"), "kib": (1024.0, "memory"), "mib": (1024.0**2, "memory")}
-_OBJECTIVES |= {
-    word: (1.0, name) for name, words in {"macs": ("mac", "macs"), "params": ("params", "parameters")}.items() for word in words
-}
+_OBJECTIVES |= {"mac": (1.0, "macs"), "macs": (1.0, "macs"), "params": (1.0, "params"), "parameters": (1.0, "params")}
 
 
 class ConfigError(InputError):
