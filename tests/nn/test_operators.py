@@ -64,6 +64,30 @@ def test_macs_of_a_heads_operators_are_those_of_its_cost(head: HeadDef) -> None:
         assert sum(op.macs for op in head_operators(head, n, width, sides)) == head.cost(n, width, sides).macs
 
 
+def test_the_coarse_map_of_a_segmenter_is_resized_to_the_fine_one_and_that_to_the_image() -> None:
+    found = [op for op in head_operators(HeadDef("lraspp", 7, {"channels": 32}), 0, 16, (72, 9, 5)) if op.kind == "resize"]
+    assert [(op.c_in, op.c_out, op.in_area, op.out_area) for op in found] == [(32, 32, 25, 81), (7, 7, 81, 72**2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ({}, ["hswish"] * 3),
+        ({"se_activation": "silu"}, ["hswish", "hswish", "silu"]),
+        ({"se_activation": "relu"}, ["hswish", "hswish"]),
+        ({"activation": "relu", "se_activation": "silu"}, ["silu"]),
+        ({"activation": "silu"}, ["silu"] * 3),
+    ],
+)
+def test_the_activation_inside_squeeze_and_excite_is_its_own_or_the_blocks(options: dict, kinds: list[str]) -> None:
+    layer = SearchSpace.parse(
+        {"input_size": 16, "stages": [[["conv_k3", 8, 1]], [["ir_k3_se_hs", 24, 1, 1, {"expansion": 3, **options}]]]}
+    ).layers[1]
+    one = layer.arguments["ir_k3_se_hs"]
+    found = block_operators(one.kind, Shape(8, 24, 24, 8, 192, 256, 256), one.args, True)
+    assert sorted(op.kind for op in found if op.kind in ("hswish", "silu")) == sorted(kinds)
+
+
 def test_a_class_of_ones_own_says_its_operators_or_is_named() -> None:
     class Mine(Block):
         pass

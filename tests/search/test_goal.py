@@ -1,14 +1,16 @@
 """What a target may be written as, and what of a result is counted for it."""
 
 import pytest
-from spaces import TINY, parsed
+from spaces import TINY, parsed, random_alphas
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.nn.heads import HeadDef
-from mobile_cv_nas.search.goal import Goal, parse_target
+from mobile_cv_nas.search.facts import cost_facts
+from mobile_cv_nas.search.goal import Goal, check_target, parse_target
 from mobile_cv_nas.search.objective import _UNITS
+from mobile_cv_nas.search.options import SearchOptions
 from mobile_cv_nas.search.result import SearchResult
 
 
@@ -59,3 +61,16 @@ def test_a_config_reads_a_target_as_python_does(text):
     for written in (text, text.upper().replace("E6", "e6")):
         cfg = load_config(None, ["SEARCH.TARGET", written, "SEARCH.TABLE", table])
         assert (cfg.SEARCH.TARGET, cfg.SEARCH.OBJECTIVE) == parse_target(written) == parse_target(text)
+
+
+def test_the_expected_costs_of_a_result_are_without_noise():
+    space = parsed(TINY)
+    supernet = nas.build_supernet(space, 10)
+    random_alphas(supernet)
+    supernet.sample(1.0)
+    options = SearchOptions(target=space.cost(space.sample(0), 10).macs, tolerance=0.5, limits={"params": "1M"})
+    goal, arch = check_target(options, space, HeadDef("classifier", 10)), space.sample(0)
+    found, expected = cost_facts(goal, supernet, arch, lambda: None), supernet.expected_cost()
+    assert found["macs"] == arch.cost(10).macs
+    assert found["macs_expected"] == expected.macs.item() != supernet.cost().macs.item()
+    assert found["limits"] == {"params": {"most": 1e6, "cost": arch.cost(10).params, "expected": expected.params.item()}}

@@ -82,6 +82,27 @@ def test_norms_are_renewed_on_so_many_training_images(tmp_path, asked, sizes):
     assert [len(images) for images in measure._calibration()] == sizes
 
 
+@pytest.mark.parametrize("tested", [True, False])
+def test_finalists_are_judged_on_images_that_none_of_them_learnt_from(tmp_path, monkeypatch, tested):
+    """Without test images the validation images are what is reported: some training images are kept for the judgement."""
+    cfg = config(tmp_path, {**COUNTS, "test/cat": 2, "test/owl": 2} if tested else COUNTS)
+    run, seen = search_of(cfg), []
+    (goal,) = run.goals.values()
+
+    def trainer(network, arch, data, *rest):
+        seen.append(data)
+        return SimpleNamespace(run=lambda *_: SimpleNamespace(finished=True), validation={"top1": 0.5, "loss": 1.0})
+
+    monkeypatch.setattr("mobile_cv_nas.search.measure.Trainer", trainer)
+    measure = Measure(build_searcher(cfg).supernet, run.task, goal, run.options, run.data, run.recipe, run.task, run.runtime)
+    measure._train(run.space.sample(0), 2, tmp_path / "finalist", None, None)
+    (data,) = seen
+    assert data.test is None
+    assert not set(data.train.indices) & set(data.val.indices) or data.val.source is not data.train.source
+    kept = run.data.train.halves(run.options.alpha_fraction, run.recipe.seed)[0].indices
+    assert data.train.indices == (run.data.train.indices if tested else kept)
+
+
 @pytest.mark.parametrize(("asked", "used"), [(0, 6), (1, 1), (4, 4), (6, 6), (100, 6)])
 def test_archs_are_compared_on_so_many_validation_images(tmp_path, asked, used):
     cfg = config(tmp_path, {**COUNTS, "test/cat": 2, "test/owl": 2}, "SEARCH.RANKING_IMAGES", asked)

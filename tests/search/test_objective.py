@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT
@@ -125,6 +126,17 @@ def test_milliseconds_have_two_digits_and_counts_none() -> None:
     for name, value, text in (("latency", 5.0, "5.00 ms"), ("macs", 5e6, "5,000,000 macs"), ("memory", 2048.0, "2,048 memory")):
         table = "digits_onnxruntime_fp32" if name == "latency" else ""
         assert Goal(name, value, 0.1, HEAD, 3, objective_of(name, table)).text(value) == text
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_one_cell_without_a_number_is_named(wrong: float) -> None:
+    class Broken(Energy):
+        def block(self, cells):
+            return np.where(cells.c_out == 16, wrong, 1.0)
+
+    space = parsed(SMALL)
+    with pytest.raises(ValueError, match=rf"the cost is {wrong}; give a number for every cell"):
+        Summed(Broken(), "uJ").expected(nas.build_supernet(space, head=HEAD), noise=False)
 
 
 def test_what_runs_nothing_has_no_peak() -> None:

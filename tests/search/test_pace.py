@@ -62,6 +62,14 @@ def test_the_chosen_rate_is_between_both_ends(caplog, count, epochs):
     assert "raise SEARCH.EPOCHS" in said or not said
 
 
+def test_a_pace_is_told_where_it_is_asked_for_alone(caplog):
+    bad, good = SearchOptions(epochs=60, alpha_lr=0.05, batch_size=64), SearchOptions(epochs=60, alpha_lr=0.5, batch_size=64)
+    for options, told, number in ((bad, True, 1), (bad, False, 0), (good, True, 0), (good, False, 0)):
+        caplog.clear()
+        paced(options, images(600), 0, told)
+        assert len(caplog.records) == number
+
+
 def test_without_steps_nothing_is_said():
     assert Pace(0, 30, 0.1).remark(0) == Pace(5, 0, 0.1).remark(30) == ""
 

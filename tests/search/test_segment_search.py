@@ -63,6 +63,22 @@ def test_a_child_is_its_supernet_and_costs_what_is_counted(sharing, seed):
         assert [float(value) for value in supernet.cost()] == list(counted)
 
 
+@torch.no_grad()
+def test_logits_are_the_mean_of_the_sizes_by_their_gates():
+    """Of supernets that have one size each and the same weights."""
+    supernet = nas.build_supernet(make_space(), head=HEAD).eval()
+    randomise(supernet)
+    supernet.alphas()["input_size"].copy_(torch.tensor([0.3, 0.7]).log())
+    images, total = torch.randn(2, 3, 48, 48), torch.zeros(2, 5, 48, 48)
+    for size, weight in ((32, 0.3), (48, 0.7)):
+        alone = nas.build_supernet(make_space(input_size=size), head=HEAD).eval()
+        known = supernet.state_dict()
+        alone.load_state_dict({key: known[key] for key in alone.state_dict()})
+        logits = alone(nas.subsample(images, size))
+        total += weight * torch.nn.functional.interpolate(logits, (48, 48), mode="bilinear", align_corners=False)
+    assert torch.allclose(supernet(images), total, atol=1e-5)
+
+
 def test_the_cost_of_soft_gates_is_the_expectation():
     stages = [[["conv_k3_hs", 4, 2, 1]], [[["ir_k3", "ir_k5_se"], [4, 8, 4], 2, 1, {"expansion": 2}], [["ir_k3", "skip"], [4, 8, 4], 1, 1]]]
     space = make_space(stages=[*stages, [["ir_k3", [4, 8, 4], 2, 1, {"expansion": [1, 2, 1]}]]], input_size=[16, 32, 16])
@@ -87,6 +103,20 @@ def test_the_extremes_are_those_of_all_children():
         low, high = (getattr(find(by=by, head=HEAD).cost(head=HEAD), by) for find in (space.smallest, space.largest))
         assert low == min(costs)
         assert high == max(costs)
+
+
+def test_a_head_that_costs_more_than_a_block_decides_the_smallest():
+    """With 60 classes a narrow map is worth the block that makes it: skipping it costs more in the head."""
+    stages = [[["conv_k3_hs", 4, 2, 1]], [["ir_k3", 16, 2, 1, {"hidden": 8}], [["ir_k3", "skip"], [4, 16, 12], 1, 1, {"hidden": 8}]]]
+    space = make_space(stages=[*stages, [["ir_k3", 8, 2, 1, {"hidden": 8}]]], input_size=32)
+    head = HeadDef("lraspp", 60, {"channels": 4, "low_stride": 4})
+    for by in ("macs", "params"):
+        costs = {arch: getattr(arch.cost(head=head), by) for arch in {space.sample(seed) for seed in range(40)}}
+        assert len(costs) == 3
+        assert costs[space.smallest(by=by, head=head)] == min(costs.values())
+        assert costs[space.largest(by=by, head=head)] == max(costs.values())
+    assert space.smallest(head=head).layers[2].names == ("ir_k3",)
+    assert space.smallest(head=HeadDef("lraspp", 2, {"channels": 4, "low_stride": 4})).layers[2].names == ("skip",)
 
 
 @pytest.mark.parametrize("resolution", ["all", "sampled"])
