@@ -227,9 +227,12 @@ class Map:
         self.tests, self.seconds, self.lines = found["tests"], found["seconds"], found["lines"]
 
     def of(self, mutant: Mutant, seconds: float) -> list[str]:
-        """Tests for a mutant. What runs at import, as a default or a constant, is for all that run anything of the file."""
+        """Tests for a mutant.
+
+        What runs at import, as a default or a constant, is for all that run anything of the file; of a file of constants alone, for all.
+        """
         lines = self.lines.get(mutant.file, {})
-        near = lines.get(str(mutant.line)) or sorted({test for tests in lines.values() for test in tests})
+        near = lines.get(str(mutant.line)) or sorted({test for tests in lines.values() for test in tests}) or range(len(self.tests))
         files = {self.tests[test].partition("::")[0] for test in near}
         direct = set(near)
         beside = [i for i, name in enumerate(self.tests) if name.partition("::")[0] in files and i not in direct]

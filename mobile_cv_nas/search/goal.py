@@ -57,8 +57,8 @@ class Goal:
         return self.by.unit
 
     def text(self, value: float) -> str:
-        """A cost for people: 60,000,000 macs; 8.00 ms; 0.0452 ms."""
-        return f"{written(value, self.by)} {self.objective if self.by.digits == 0 else self.by.unit}"
+        """A cost for people: 60,000,000 macs; 8.00 ms; 0.0452 ms; 256,000 bytes."""
+        return f"{written(value, self.by)} {self.objective if self.objective in ('macs', 'params') else self.by.unit}"
 
     def cost(self, space: SearchSpace, arch: ArchDef) -> float:
         """The exact cost of `arch` in the units of the target."""

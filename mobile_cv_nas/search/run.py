@@ -246,7 +246,6 @@ class SearchRun:
                 alphas = {name: alpha.detach().cpu().clone() for name, alpha in searcher.supernet.alphas().items()}
                 targets.append(Target(turn.name, turn.goal, alphas))
                 write_target(loop.folder, turn.name, list(self.goals), one.arch, turn.goal, self.space, turn.strategy.warmup)
-            searcher.turns[0].take()
             if self.options.strategy not in NO_SUPERNET:
                 digest = data_digest(self.data)
                 save_search(loop.folder, searcher.supernet, targets, self.task, self.options, self.recipe, digest)

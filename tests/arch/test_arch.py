@@ -204,6 +204,20 @@ def test_contains_says_why_not() -> None:
 ROW = ["ir_k3", 16, 1, 1, {"expansion": 3}]
 
 
+@pytest.mark.parametrize(
+    "first", [["ir_k3", 8, 1, 1, {"expansion": 1}], ["ir_k3", 8, 1, 1, {"hidden": 8}], ["conv_k3", 8, 1], ["ir_pool", 8]]
+)
+@pytest.mark.parametrize("in_channels", [1, 3, 8])
+def test_a_first_block_reads_images_of_any_number_of_channels(first: list, in_channels: int) -> None:
+    """It expands them where its hidden width is another than theirs."""
+    arch = nas.ArchDef.parse({"input_size": 16, "stages": [[first]]})
+    network = nas.build_model(arch, 4, in_channels)
+    assert arch.cost(4, in_channels=in_channels) == nas.count(network, 16, in_channels)
+    if first[0] == "ir_k3":
+        expands = in_channels != 8 or "hidden" in first[-1]  # an absolute width is always made by a convolution
+        assert (network.blocks.s0b0.pw is not None) == expands
+
+
 def test_the_largest_that_a_definition_may_hold() -> None:
     """Pixels, channels and blocks: the limit itself is taken, one more is not."""
     stem = ["conv_k3", 8, 2]
@@ -266,6 +280,8 @@ def test_the_largest_that_a_definition_may_hold() -> None:
         ({"stages": [[["conv_k3", 16], ["ir_k5", 0]]]}, r"stage 0, block 1 \(ir_k5\): channels"),
         ({"stages": [[["conv_k3", 16], [["ir_k3", "ir_k5"], 0]]]}, "stage 0, block 1: channels"),
         ({"stages": [[["conv_k3", 16], ["ir_k5", 16, 1, 1, {"norm_eps": 0}]]]}, "norm_eps: must be a number above 0 and up to 1"),
+        ({"stages": [[["conv_k3", 16], ["ir_k5", 16, 1, 1, {"norm_eps": True}]]]}, "norm_eps: must be a number above 0 and up to 1"),
+        ({"stages": [[["conv_k3", 16], ["ir_k5", 16, 1, 1, {"norm_eps": "small"}]]]}, "norm_eps: must be a number above 0 and up to 1"),
         ({"stages": [[["conv_k3", 16], ["ir_k5", 16, 1, 1, {"norm_eps": 1.5}]]]}, "norm_eps: must be a number above 0 and up to 1"),
         ({"stages": [[["conv_k3", 16], ["ir_k5", 16, 1, 1, {"expansion": 0}]]]}, "expansion: must be a positive number"),
         ({"stages": [[["conv_k3", 16], ["ir_k5", 16, 1, 1, {"padding": 17}]]]}, "padding: must be an int from 0 to 16, or same"),

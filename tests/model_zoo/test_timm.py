@@ -371,3 +371,14 @@ def test_pruned_networks_print_and_run():
             network.forward_intermediates(images(), 4)
     with pytest.raises(InputError, match="ir_pool"):
         timm.create_model("fbnetv2_f1").prune_intermediate_layers([-1], extra_blocks=True)
+
+
+def test_nothing_is_pruned_where_all_is_asked_for():
+    network = timm.create_model("fbnetv2_f1").eval()
+    names = [name for name, _ in network.blocks.named_children()]
+    for extra, count in ((True, len(names) - 1), (False, len(network.maps.blocks))):
+        network.prune_intermediate_layers([count - 1 + extra], prune_head=False, extra_blocks=extra)
+        assert len(network.blocks) == len(names)
+        assert network(images()).shape == (1, 1000)
+    assert network.prune_intermediate_layers([1], prune_head=False, extra_blocks=True) == [1]
+    assert len(network.blocks) == 2

@@ -350,3 +350,15 @@ def test_synchronised_norms_are_the_same_in_one_process(sharing: str) -> None:
     synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(supernet)
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in synchronised.modules())
     assert relative(synchronised(x).detach(), expected) < 1e-5
+
+
+def test_statistics_are_renewed_from_the_beginning_each_time() -> None:
+    network = nas.build_model(nas.get_arch("Digits"), 10, 3).eval()
+    batches = [torch.randn(8, 3, 16, 16) for _ in range(2)]
+    nas.recalibrate_batchnorm(network, batches)
+    once = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    nas.recalibrate_batchnorm(network, [5 + batch for batch in batches])
+    nas.recalibrate_batchnorm(network, batches)
+    assert not network.training
+    for name, buffer in network.named_buffers():
+        torch.testing.assert_close(buffer, once[name], rtol=1e-5, atol=1e-6, msg=name)

@@ -86,7 +86,9 @@ def test_rows_table_csv_and_figure(statistics, tmp_path):
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("name", "more"), [("dmasking", ()), ("one_shot", ()), ("darts", ("SEARCH.DARTS.SECOND_ORDER", True))])
+@pytest.mark.parametrize(
+    ("name", "more"), [("dmasking", ()), ("one_shot", ()), ("darts", ()), ("darts", ("SEARCH.DARTS.SECOND_ORDER", True))]
+)
 def test_the_planned_images_are_those_that_pass(name, more, tmp_path):
     searcher = build_searcher(short(tmp_path, name, *more))
     loop = loop_of(searcher, tmp_path)

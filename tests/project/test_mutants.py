@@ -66,7 +66,7 @@ def test_tests_that_run_the_line_go_first_the_quickest_before_the_others(mutants
     assert known.of(ran, 5) == ["tests/a.py::quick"]
     assert known.of(ran, 0.1) == ["tests/a.py::quick"]  # one at least
     assert known.of(at_import, 60) == ["tests/a.py::quick", "tests/b.py::far", "tests/a.py::slow", "tests/a.py::other"]
-    assert known.of(mutants.Mutant("nn/unknown.py", 0, 1, "x"), 60) == []
+    assert known.of(mutants.Mutant("nn/constants.py", 0, 1, "x"), 8) == ["tests/a.py::quick", "tests/b.py::far", "tests/a.py::other"]
 
 
 def test_the_report_has_shares_and_survivors(mutants):

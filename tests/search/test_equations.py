@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,8 @@ import mobile_cv_nas as nas
 from mobile_cv_nas.engine.step import Loss
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.search.strategies import darts
+from mobile_cv_nas.search.strategies.base import Setting
+from mobile_cv_nas.search.strategies.one_shot import OneShot
 from mobile_cv_nas.search.strategies.proxyless import draw_pair
 from mobile_cv_nas.search.strategies.single_path import indicator
 
@@ -416,6 +419,20 @@ def test_single_path_names_what_it_cannot_decide(tmp_path):
 
 
 # -- one-shot --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("objective", "target", "by"), [("macs", 17e3, "macs"), ("params", 1500.0, "params"), ("memory", 1e3, "macs")])
+def test_the_ends_of_the_sandwich_are_those_of_the_objective(tmp_path, monkeypatch, objective, target, by):
+    asked = []
+    for name in ("largest", "smallest"):
+        real = getattr(nas.SearchSpace, name)
+        monkeypatch.setattr(nas.SearchSpace, name, lambda space, *a, real=real, **k: (asked.append(k.get("by")), real(space, *a, **k))[1])
+    searcher = build_searcher(short(tmp_path, "one_shot", "SEARCH.OBJECTIVE", objective, "SEARCH.TARGET", target))
+    options = replace(searcher.options, sandwich=True)
+    setting = Setting(searcher.supernet, searcher.task, searcher.strategy.goal, options, searcher.runtime, 0, None)
+    asked.clear()
+    OneShot(setting)
+    assert asked == [by, by]
 
 
 @pytest.mark.parametrize("distill", [False, True])

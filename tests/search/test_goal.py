@@ -8,10 +8,13 @@ from mobile_cv_nas.config import load_config
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.search.facts import cost_facts
+from mobile_cv_nas.search.folder import draw_found
 from mobile_cv_nas.search.goal import Goal, check_target, parse_target
 from mobile_cv_nas.search.objective import _UNITS
 from mobile_cv_nas.search.options import SearchOptions
 from mobile_cv_nas.search.result import SearchResult
+from mobile_cv_nas.tasks.build import make_task
+from mobile_cv_nas.tasks.options import HeadOptions
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,15 @@ def test_a_config_reads_a_target_as_python_does(text):
     for written in (text, text.upper().replace("E6", "e6")):
         cfg = load_config(None, ["SEARCH.TARGET", written, "SEARCH.TABLE", table])
         assert (cfg.SEARCH.TARGET, cfg.SEARCH.OBJECTIVE) == parse_target(written) == parse_target(text)
+
+
+def test_what_was_found_is_drawn_with_its_score(tmp_path):
+    arch = parsed(TINY).sample(0)
+    task = make_task("0123456789", HeadOptions(), (0.5,) * 3, (0.2,) * 3)
+    draw_found(SearchResult(tmp_path), task)
+    assert not list(tmp_path.iterdir())
+    draw_found(SearchResult(tmp_path, True, arch, arch.cost(10)), task)
+    assert (tmp_path / "arch.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_expected_costs_of_a_result_are_without_noise():

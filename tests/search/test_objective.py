@@ -139,6 +139,38 @@ def test_one_cell_without_a_number_is_named(wrong: float) -> None:
         Summed(Broken(), "uJ").expected(nas.build_supernet(space, head=HEAD), noise=False)
 
 
+class OfTheImage(Energy):
+    """A head's cost that grows with the image, as that of resizing its logits."""
+
+    def head(self, cells):
+        return float(cells.sides[0] ** 2 + 1000 * cells.sides[-1])
+
+
+@pytest.mark.parametrize("head", [HEAD, HeadDef("lraspp", 5, {"channels": 8, "low_stride": 2})], ids=lambda head: head.name)
+def test_a_heads_cost_sees_the_image(head: HeadDef) -> None:
+    space, objective = parsed(SMALL), Summed(OfTheImage(), "uJ")
+    supernet = nas.build_supernet(space, head=head)
+    for arch in samples(space, 12):
+        supernet.select(arch)
+        assert objective.expected(supernet, noise=True).item() == pytest.approx(objective.cost(arch, head, 3), rel=1e-12)
+
+
+def test_blocks_without_hidden_channels_squeeze_none() -> None:
+    seen = {}
+
+    class Spy(Energy):
+        def block(self, cells):
+            seen[cells.name] = (cells.hidden, cells.shape.squeeze, cells.shape.hidden_squeeze)
+            return 1.0
+
+    Summed(Spy(), "uJ").expected(nas.build_supernet(parsed(SMALL), head=HEAD), noise=False)
+    for name, (hidden, squeeze, product) in seen.items():
+        assert np.array_equal(squeeze == 0, hidden == 0), name
+        assert np.array_equal(product, hidden * squeeze)
+    assert (seen["conv_k3_hs"][0] == 0).all()
+    assert (seen["ir_k5_se_hs"][1] > 0).all()
+
+
 def test_what_runs_nothing_has_no_peak() -> None:
     assert _peak([], 0.0) == 0
 

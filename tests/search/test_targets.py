@@ -134,6 +134,7 @@ def test_each_target_has_a_folder_like_that_of_a_search(whole: Path) -> None:
     assert set(board.Tags()["images"]) == {"front"} | {
         f"{name}/{kind}" for name in NAMES for kind in ("arch", "alphas", "curves", "confusion")
     }
+    assert {f"result/{name}/{key}" for name in NAMES for key in ("top1", "macs", "params")} <= set(board.Tags()["scalars"])
     found = board.Tags()["tensors"]
     assert {"arch/12k/text_summary", "config/text_summary"} <= set(found)
     text = (whole / "report.html").read_text()
