@@ -122,8 +122,8 @@ def test_peak_memory_by_hand() -> None:
     assert objective_of("memory").cost(two, HEAD, 3) == 4 + 30 + 30 + 90
 
 
-def test_milliseconds_have_two_digits_and_counts_none() -> None:
-    for name, value, text in (("latency", 5.0, "5.00 ms"), ("macs", 5e6, "5,000,000 macs"), ("memory", 2048.0, "2,048 memory")):
+def test_a_cost_is_written_with_its_unit() -> None:
+    for name, value, text in (("latency", 5.0, "5.00 ms"), ("macs", 5e6, "5,000,000 macs"), ("memory", 2048.0, "2,048 bytes")):
         table = "digits_onnxruntime_fp32" if name == "latency" else ""
         assert Goal(name, value, 0.1, HEAD, 3, objective_of(name, table)).text(value) == text
 
