@@ -132,7 +132,7 @@ def test_a_cost_is_written_with_its_unit() -> None:
 def test_one_cell_without_a_number_is_named(wrong: float) -> None:
     class Broken(Energy):
         def block(self, cells):
-            return np.where(cells.c_out == 16, wrong, 1.0)
+            return np.where((cells.c_in == 8) & (cells.c_out == 16), wrong, 1.0)
 
     space = parsed(SMALL)
     with pytest.raises(ValueError, match=rf"the cost is {wrong}; give a number for every cell"):
