@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ..arch.layer import map_sizes
-from ..errors import require
+from ..errors import decimal, require
 from ..files import atomic_write, read_yaml
 from ..nn.choice import Choice
 from . import svg
 from .network import block_rows
 from .run import FRONT, RunFiles, read_run, score_rows
-from .tables import name_of
+from .tables import UNITS, amount, name_of
 
 REPORT = "report.html"
 _PARTS = ("block", "channels", "hidden")  # of a layer, each perhaps a choice
-_UNITS = {"macs": "MACs", "params": "parameters"}  # of whole numbers
-_OTHERS = {"latency": "ms", "memory": "bytes of maps"}
 
 
 def write_report(folder: str | os.PathLike, out: str | os.PathLike | None = None) -> Path:
@@ -68,11 +66,11 @@ def _title(run: RunFiles) -> str:
 
 
 def _amount(value: float, objective: str) -> str:
-    return f"{value:,.0f} {_UNITS[objective]}" if objective in _UNITS else f"{value:,.5g} {_unit(objective)}"
+    return f"{amount(value, objective)} {_unit(objective)}"
 
 
 def _unit(objective: str) -> str:
-    return {**_UNITS, **_OTHERS}.get(objective, objective)
+    return UNITS.get(objective, objective)
 
 
 def _facts(run: RunFiles) -> list[tuple[str, str]]:
@@ -115,26 +113,26 @@ def _summary(run: RunFiles) -> list[tuple[str, str, str]]:
             )
             if off and "counted" in result:
                 off += f", with {result['target_classes']:,} classes {result['counted']:,}"
-            found.append((_UNITS[key], f"{result[key]:,}", off))
+            found.append((UNITS[key], f"{result[key]:,}", off))
     found += _other_costs(result)
     if "target" in result:
         how = "argmax of the alphas"
         if result["derived"] != "argmax":
             how = f"best of {result['candidates_compared']} compared, of {result['candidates_within']} near the target"
-        amount, _, unit = _amount(result["target"], result["objective"]).partition(" ")
-        found.append((f"target, {unit}", amount, how))
+        objective = result["objective"]
+        found.append((f"target, {_unit(objective)}", amount(result["target"], objective), how))
     return found
 
 
 def _other_costs(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Costs that are neither MACs nor parameters, and limits."""
     key, found = result.get("objective", ""), []
-    if key not in _UNITS and key in result:
-        found.append((_unit(key), f"{result[key]:,.5g}", f"{result[key] / result['target'] - 1:+.1%} against the target"))
+    if key not in ("macs", "params") and key in result:
+        found.append((_unit(key), amount(result[key], key), f"{result[key] / result['target'] - 1:+.1%} against the target"))
     if result.get("latency_measured") is not None:
-        found.append(("ms, measured", f"{result['latency_measured']:,.4g}", "on the machine of the search"))
+        found.append(("ms, measured", decimal(result["latency_measured"]), "on the machine of the search"))
     for name, one in result.get("limits", {}).items():
-        found.append((f"{_unit(name)}, limited", f"{one['cost']:,.5g}", f"at most {one['most']:,.5g}"))
+        found.append((f"{_unit(name)}, limited", amount(one["cost"], name), f"at most {amount(one['most'], name)}"))
     return found
 
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import decimal
+
 NAMES = {"top1": "top-1", "top5": "top-5", "miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
 NAMES |= {"ap": "box AP", "ap50": "box AP50", "ap75": "box AP75"}
 UNDECIDED = 0.5  # mean normalised entropy of the alphas, above which a choice is close to chance
-_UNITS = {"macs": "MACs", "params": "parameters", "latency": "ms", "memory": "bytes of maps"}
+UNITS = {"macs": "MACs", "params": "parameters", "latency": "ms", "memory": "bytes of maps"}
+_COUNTED = ("macs", "params", "memory")
 
 
 def name_of(key: str) -> str:
     """What people call a score."""
     return NAMES.get(key, key)
+
+
+def amount(value: float, objective: str) -> str:
+    """A cost for people, its unit aside: whole where it is counted, else as `decimal` writes it."""
+    return f"{value:,.0f}" if objective in _COUNTED else decimal(value)
 
 
 def result_table(result: Mapping[str, Any], weights: str) -> str:
@@ -77,24 +85,28 @@ def networks_table(found: Sequence[Mapping[str, Any]], objective: str, target: f
         off = f"{one[objective] / target - 1:+.1%}"
         rows.append([one["arch"], f"{one['macs']:,}", f"{one['params']:,}", off, f"{one['score']:.4f}", f"{one['log_probability']:.1f}"])
     heads = ["network", "MACs", "parameters", "off", "score, inherited", "log-probability"]
-    rest = [("target, " + _UNITS.get(objective, objective), f"{target:,.0f}"), ("epochs of the alphas", str(epochs)), ("folder", folder)]
+    rest = [
+        ("target, " + UNITS.get(objective, objective), amount(target, objective)),
+        ("epochs of the alphas", str(epochs)),
+        ("folder", folder),
+    ]
     return tabulate(rows, heads, disable_numparse=True, colalign=["left", *["right"] * 5]) + "\n\n" + table(rest)
 
 
 def _aim(result: Mapping[str, Any], cost: float) -> list[tuple[str, str]]:
     """The target, what the child has of it, and the limits."""
     name, target = result["objective"], result["target"]
-    unit, off = _UNITS.get(name, name), f"({cost / target - 1:+.1%})"
+    unit, off = UNITS.get(name, name), f"({cost / target - 1:+.1%})"
     if name in ("macs", "params"):
-        rows = [(f"target, {unit}", f"{target:,.0f} {off}")]
+        rows = [(f"target, {unit}", f"{amount(target, name)} {off}")]
     else:
-        rows = [(f"target, {unit}", f"{target:,.4g}"), (f"child, {unit}", f"{cost:,.4g} {off}")]
-        rows.append((f"expected, {unit}", f"{result[f'{name}_expected']:,.4g}"))
+        rows = [(f"target, {unit}", amount(target, name)), (f"child, {unit}", f"{amount(cost, name)} {off}")]
+        rows.append((f"expected, {unit}", amount(result[f"{name}_expected"], name)))
     if "latency_measured" in result:
         measured = result["latency_measured"]
-        rows.append(("measured, ms", f"not: {result['latency_not_measured']}" if measured is None else f"{measured:.4g}"))
+        rows.append(("measured, ms", f"not: {result['latency_not_measured']}" if measured is None else decimal(measured)))
     for key, one in result.get("limits", {}).items():
-        rows.append((f"at most, {_UNITS.get(key, key)}", f"{one['most']:,.5g} ({one['cost']:,.5g})"))
+        rows.append((f"at most, {UNITS.get(key, key)}", f"{amount(one['most'], key)} ({amount(one['cost'], key)})"))
     return rows
 
 
@@ -121,7 +133,7 @@ def _counted(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the target is compared with, where that is no cost of the network that was trained."""
     if "counted" not in result:
         return []
-    return [(f"{_UNITS[result['objective']]} with {result['target_classes']:,} classes", f"{result['counted']:,}")]
+    return [(f"{UNITS[result['objective']]} with {result['target_classes']:,} classes", f"{result['counted']:,}")]
 
 
 def _stopped(result: Mapping[str, Any]) -> str:
