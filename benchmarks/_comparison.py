@@ -61,7 +61,12 @@ def sigmas(mine: Sequence[float], other: Sequence[float]) -> float:
 
 
 def kendall(one: Sequence[float], other: Sequence[float]) -> float:
-    """Kendall's tau-b: 1 where both have the same order, -1 where the reverse; nan where one has no order."""
+    """Kendall's tau-b: 1 where both have the same order, -1 where the reverse; nan where one has no order or they are of other archs.
+
+    A search that was done before the floor grew has ranked fewer of them.
+    """
+    if len(one) != len(other):
+        return math.nan
     n, agree, ties = len(one), 0, [0, 0]
     for i in range(n):
         for j in range(i):

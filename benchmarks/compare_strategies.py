@@ -11,7 +11,8 @@ seeds than the searches.
 
 The noise floor are `--floor` random archs at the target and as many sane ones (widths that do not fall with depth). They also tell how a
 supernet ranks: Kendall's tau between their scores with inherited weights and trained by themselves. Scores are -ln(1 - top-1 on the test
-images). What is done stays in the output folder and is not done again; what was interrupted goes on.
+images). What is done stays in the output folder and is not done again; what was interrupted goes on. Strategies, seeds, trainings and archs
+of the floor may be added; other settings need another folder: those of this one are in its settings.json.
 
 Under torchrun the processes share each job: `torchrun --standalone --nproc-per-node 8 benchmarks/compare_strategies.py ...`.
 """
@@ -40,29 +41,38 @@ from _comparison import FLOOR, draw, kendall, rows_of, score, table, write_csv
 import mobile_cv_nas as nas
 from mobile_cv_nas.cli import guarded
 from mobile_cv_nas.commands.options import recipe_of, search_options
-from mobile_cv_nas.config import load_config
+from mobile_cv_nas.config import get_cfg, load_config
+from mobile_cv_nas.config.files import merge_file, merge_options
 from mobile_cv_nas.config.validate import DISABLED
 from mobile_cv_nas.data.build import build_data
-from mobile_cv_nas.engine.run_folder import CHECKPOINTS
+from mobile_cv_nas.data.digest import data_digest
+from mobile_cv_nas.engine.run_folder import CHECKPOINTS, fingerprint
 from mobile_cv_nas.engine.runtime import start_runtime
 from mobile_cv_nas.engine.stop import StopRequest
+from mobile_cv_nas.errors import shown
 from mobile_cv_nas.files import atomic_write
-from mobile_cv_nas.report.space import find_space
 from mobile_cv_nas.search.budget import epochs_for, planned_images
 from mobile_cv_nas.search.goal import check_target
 from mobile_cv_nas.search.run import SearchRun
 from mobile_cv_nas.search.sampling import random_archs
 from mobile_cv_nas.search.strategies import NO_SUPERNET
 from mobile_cv_nas.tasks.build import task_class
-from mobile_cv_nas.training.trainer import Trainer, training_task
+from mobile_cv_nas.training.losses import training_task
+from mobile_cv_nas.training.trainer import Trainer
 
 SEEDS_OF_CHILDREN = 100  # from here on
 DONE = "compared.json"  # of a job
+SETTINGS = "settings.json"  # of all jobs
 NO_STOP = 1e6  # minutes between saves that are not those of an epoch
 
 
 def slug(label: str) -> str:
     return re.sub(r"[^\w.=-]+", "_", label)
+
+
+def pairs_of(options: argparse.Namespace) -> list[str]:
+    """The KEY VALUE pairs of all jobs."""
+    return [*(f"{key}={value}" for key, value in hard.recipe().items() if options.hard), *options.opts]
 
 
 def config(options: argparse.Namespace, label: str = "", seed: int = 0) -> Any:
@@ -73,7 +83,7 @@ def config(options: argparse.Namespace, label: str = "", seed: int = 0) -> Any:
     name, *changes = label.split(":") if label else ["dmasking"]
     if any("=" not in change for change in changes):
         raise SystemExit(f"error: --strategies: {label!r}: a change is KEY=VALUE")
-    opts = [*(f"{key}={value}" for key, value in hard.recipe().items() if options.hard), *options.opts]
+    opts = pairs_of(options)
     own = load_config(options.config, ["SEARCH.STRATEGY", name])
     rules = [rule for rule in DISABLED if rule.by == "SEARCH.STRATEGY" and rule.when(own, "search")]
     words = iter(opts)
@@ -94,15 +104,41 @@ class Study:
         self.data = hard.hard_digits() if options.hard else build_data(self.recipe.data, task_class(self.recipe.head.name).labels)
         if self.data.test is None:
             raise SystemExit("error: the data set has no test images; children cannot be compared")
-        self.space = hard.space() if options.hard else find_space(self.cfg.SEARCH.SPACE)
+        self.space = hard.space() if options.hard else nas.SearchSpace.load(self.cfg.SEARCH.SPACE)
         self.task = training_task(self.data, self.recipe)
         self.goal = check_target(search_options(self.cfg), self.space, self.task.head_def(self.space), self.task.in_channels)
 
+    def images(self) -> float:
+        """That every search passes."""
+        first = search_options(config(self.options, self.options.strategies[0]))
+        return self.options.images or planned_images(first, self.data, 0)
+
     def epochs(self, label: str) -> int:
         """Of a search, so that all pass the same number of images."""
-        first = search_options(config(self.options, self.options.strategies[0]))
-        budget = self.options.images or planned_images(first, self.data, 0)
-        return epochs_for(budget, search_options(config(self.options, label)), self.data, 0)
+        return epochs_for(self.images(), search_options(config(self.options, label)), self.data, 0)
+
+    def settings(self) -> dict[str, Any]:
+        """What the results of one folder have in common: images, space and every key that some strategy or child reads."""
+        cfg, options = get_cfg(), self.options
+        if options.config:
+            merge_file(cfg, get_cfg(), options.config, {})
+        merge_options(cfg, get_cfg(), pairs_of(options), {})
+        recipe, digest = recipe_of(cfg), data_digest(self.data)
+        parts = {"--hard": options.hard, "--images": self.images(), "space": json.dumps(self.space.to_dict())}
+        parts |= {f"images of {name}": digits for name, digits in digest.items()}
+        sections = {"data": recipe.data, "search": search_options(cfg), "train": recipe.train, "head": recipe.head}
+        return fingerprint(parts, **sections, runtime=recipe.runtime)
+
+    def check_settings(self) -> None:
+        """Keeps the settings in the folder. Raises SystemExit where it holds results of others: these would be mixed."""
+        path, now = self.output / SETTINGS, json.loads(json.dumps(self.settings()))
+        kept = json.loads(path.read_text()) if path.exists() else now
+        for key in [*now, *(key for key in kept if key not in now)]:
+            if kept.get(key) != now.get(key):
+                was = f"{key} was {shown(kept.get(key))} and is {shown(now.get(key))}"
+                raise SystemExit(f"error: {path}: the results in this folder are of other settings: {was}; give another --output")
+        if start_runtime(self.recipe.runtime).main:
+            atomic_write(path, json.dumps(now, indent=1) + "\n")
 
     def floor(self) -> dict[str, list[nas.ArchDef]]:
         """The archs of the noise floor."""
@@ -256,6 +292,7 @@ def main() -> None:
     options = parse()
     study = Study(options)
     study.output.mkdir(parents=True, exist_ok=True)
+    study.check_settings()
     searches = [(label, seed) for seed in range(options.seeds) for label in options.strategies]
     todo = [["search", label, str(seed)] for label, seed in searches if not (study.search_folder(label, seed) / DONE).exists()]
     run_jobs(study, [*jobs(study, study.floor()), *todo])

@@ -22,7 +22,6 @@ from _measure import machine
 from tabulate import tabulate
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.report.space import find_space
 
 VARIANTS = {
     "none": ("none", False),
@@ -35,7 +34,7 @@ CLASSES = 100  # a tenth of ImageNet's, as the paper searches
 
 def step(space_name: str, variant: str, batch: int) -> dict[str, float]:
     """One step in this process: its seconds, the peak of resident memory in GiB, before the step and after it, and the loss."""
-    space = find_space(space_name)
+    space = nas.SearchSpace.load(space_name)
     sharing, recompute = VARIANTS[variant]
     torch.manual_seed(0)
     supernet = nas.build_supernet(space, CLASSES, sharing=sharing, recompute=recompute)
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.in_process:
         print(json.dumps(step(args.space, args.variants[0], args.batch)))
         return 0
-    space = find_space(args.space)
+    space = nas.SearchSpace.load(args.space)
     print(f"{machine(torch.device('cpu'))}; {space.name}, batch {args.batch}, input sizes {', '.join(map(str, space.input_sizes))}")
     rows = []
     for variant in args.variants:

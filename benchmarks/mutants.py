@@ -132,7 +132,7 @@ def _constants(node: ast.Constant) -> Iterator[tuple[int, str, Any]]:
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Depth first, without type annotations, docstrings, formatted text, errors that are raised, and the log."""
+    """Depth first, without type annotations, docstrings, formatted text, errors that are raised, assertions, and the log."""
     yield node
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list") or isinstance(node, (ast.JoinedStr, ast.Raise, ast.Assert)):
@@ -143,7 +143,9 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _told(node: ast.AST) -> bool:
-    """Whether a statement only tells something."""
+    """Whether it only tells something, or only asserts it: that what is zipped is of one length."""
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        return True
     if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
         return False
     return ast.unparse(node.value.func) in ("log.warning", "_LOG.warning", "_LOG.info", "print")

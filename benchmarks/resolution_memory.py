@@ -25,7 +25,6 @@ from tabulate import tabulate
 from torch import Tensor
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.report.space import find_space
 
 CLASSES = 100
 
@@ -91,7 +90,7 @@ class Bench:
 
 def measure(args: argparse.Namespace, sharing: str) -> list[Row]:
     """The largest size alone, without and with recomputation, then each number of sizes with it."""
-    space, device = find_space(args.space), torch.device(args.device)
+    space, device = nas.SearchSpace.load(args.space), torch.device(args.device)
     wanted = [(1, False), (1, True), *((number, True) for number in args.sizes)]
     benches, found = [], []
     for number, recompute in wanted:

@@ -37,7 +37,8 @@ from mobile_cv_nas.data.data_set import Source, Split
 from mobile_cv_nas.engine.runtime import start_runtime
 from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.search.run import SearchRun
-from mobile_cv_nas.training.trainer import Trainer, training_task
+from mobile_cv_nas.training.losses import training_task
+from mobile_cv_nas.training.trainer import Trainer
 
 SIDE = 16
 TRAININGS = 2  # of each arch

@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
+import mobile_cv_nas as nas
 from mobile_cv_nas.commands.options import recipe_of, search_options
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data.build import build_data
 from mobile_cv_nas.engine.loop import Loop
 from mobile_cv_nas.engine.run_folder import open_run
 from mobile_cv_nas.engine.stop import StopRequest
-from mobile_cv_nas.report.space import find_space
 from mobile_cv_nas.search.run import SearchRun
 from mobile_cv_nas.search.searcher import Searcher
 
@@ -43,7 +43,7 @@ def measure(config: str, steps: int, folder: Path) -> list[int]:
     # Enough epochs, and alphas that learn from the first epoch on, so that the warm-up has seen all there is.
     cfg = load_config(config, ["OUTPUT_DIR", str(folder), "SEARCH.EPOCHS", str(steps), "SEARCH.WARMUP_FRACTION", "0"])
     recipe = recipe_of(cfg)
-    run = SearchRun(find_space(cfg.SEARCH.SPACE), build_data(recipe.data), search_options(cfg), recipe)
+    run = SearchRun(nas.SearchSpace.load(cfg.SEARCH.SPACE), build_data(recipe.data), search_options(cfg), recipe)
     searcher = Searcher(run.task, run.data, run.goals, run.options, recipe, run.runtime, run.space)
     stop, sizes = StopRequest(cfg.CHECKPOINT.MINUTES), []
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # what _LAZY names, for type checkers and editors; a test com
     from .search.run import search as search
     from .search.saved import load_supernet as load_supernet
     from .tasks.detectors import build_detector as build_detector
+    from .tasks.load import load as load
     from .tasks.model import Model as Model
-    from .tasks.model import load as load
     from .tasks.prediction import Prediction as Prediction
     from .tasks.segmenters import build_segmenter as build_segmenter
     from .training.trainer import TrainResult as TrainResult
@@ -59,7 +59,7 @@ _LAZY = {
     "get_arch": "model_zoo",
     "get_card": "model_zoo",
     "list_models": "model_zoo",
-    "load": "tasks.model",
+    "load": "tasks.load",
     "load_supernet": "search.saved",
     "register_objective": "search.objective",
     "search": "search.run",

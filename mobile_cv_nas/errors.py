@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
+import numbers
+import operator
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -42,6 +44,36 @@ def shown(value: Any, length: int = 60) -> str:
     except Exception:
         text = type(value).__name__
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def check_kind(value: Any, kind: type, what: str, remedy: str) -> None:
+    """Raises InputError, which names the argument `what` and says the remedy, unless a value is of a class."""
+    if not isinstance(value, kind):
+        raise InputError(f"{what} must be {_a(kind)}, not {_a(type(value))}; {remedy}")
+
+
+def _a(kind: type) -> str:
+    return f"{'an' if kind.__name__[0] in 'AEIOUaeiou' else 'a'} {kind.__name__}"
+
+
+def positive_int(value: Any, what: str) -> int:
+    """An int above 0, of an int or of what stands for one, such as NumPy's. Raises InputError, which names `what`."""
+    try:
+        found = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        found = 0
+    if found < 1:
+        raise InputError(f"{what} must be a positive int, not {shown(value)}")
+    return found
+
+
+def real(value: Any) -> float:
+    """A number, of Python, NumPy or torch, as a float; of anything else NaN, which is within no bounds."""
+    try:
+        value = value.item() if hasattr(value, "item") else value
+        return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    except (ValueError, RuntimeError, OverflowError):  # an array of several, or an int beyond all floats
+        return math.nan
 
 
 def listed(items: Iterable[Any], most: int = 3) -> str:

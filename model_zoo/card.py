@@ -6,13 +6,13 @@ import difflib
 import fnmatch
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from mobile_cv_nas.arch import ArchDef
-from mobile_cv_nas.errors import InputError
+from mobile_cv_nas.errors import InputError, shown
 from mobile_cv_nas.files import parse_yaml
 
 if TYPE_CHECKING:
@@ -211,27 +211,30 @@ def get_arch(name: str) -> ArchDef:
     return get_card(name).arch
 
 
-def list_models(pattern: str = "*", pretrained: bool | str = False) -> list[str]:
+def list_models(pattern: str | Iterable[str] = "*", pretrained: bool | str = False) -> list[str]:
     """Names of the networks that can be built, sorted.
 
     Networks whose arch was never published have a card but cannot be built, and are not listed.
 
     Args:
-        pattern: with wildcards, in any case.
+        pattern: with wildcards, in any case; or several, of which one must match.
         pretrained: only those with weights; "timm": only those with weights on timm's hub.
 
     Returns:
         The names; none where none matches.
 
+    Raises:
+        ZooError: a pattern is no text.
+
     >>> list_models("fbnetv2_f*", pretrained=True)
     ['FBNetV2_F1', 'FBNetV2_F2', 'FBNetV2_F3', 'FBNetV2_F4']
     """
-    wanted = pattern.casefold()
-    return sorted(
-        card.name
-        for card in _cards().values()
-        if fnmatch.fnmatchcase(card.name.casefold(), wanted) and card.table is not None and _has_weights(card, pretrained)
-    )
+    patterns: list[Any] = [pattern] if isinstance(pattern, str) or not isinstance(pattern, Iterable) else list(pattern)
+    for one in patterns:
+        if not isinstance(one, str):
+            raise ZooError(f"list_models: a pattern is text with wildcards, such as 'FBNetV2*', not {shown(one)}")
+    known = [card for card in _cards().values() if card.table is not None and _has_weights(card, pretrained)]
+    return sorted(card.name for card in known if any(fnmatch.fnmatchcase(card.name.casefold(), one.casefold()) for one in patterns))
 
 
 def _has_weights(card: Card, pretrained: bool | str) -> bool:

@@ -18,6 +18,7 @@ from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.networks.build import Network
 from mobile_cv_nas.weights.file import MAX_BYTES, WeightsError
 from mobile_cv_nas.weights.file import load_weights as load_safetensors
+from mobile_cv_nas.weights.fit import check_arch
 
 from .card import Card
 from .keymap import RELEASED_PREFIX, from_released
@@ -34,37 +35,40 @@ def read_weights(path: str | os.PathLike, network: Network, card: Card | None = 
 
     Reads .safetensors and .pth as they come: a state dict, or one under `state_dict` or `model`; an averaged one beside it (`model_ema`,
     `state_dict_ema`, `ema`) comes first, and the log says so. Prefixes of wrappers are taken off: `module.`, `_orig_mod.`, `model.`.
-    Names are ours, the released ones, or those of a library of `others.ORIGINS` where the network is one of theirs. Raises WeightsError.
+    Names are ours, the released ones, or those of a library of `others.ORIGINS` where the network is one of theirs. Raises WeightsError,
+    also where the file brings an arch, and it is another than the network's.
     """
     path = Path(path).expanduser()
-    state = _read(path)
+    state, content = _read(path)
     if any(key.startswith((RELEASED_PREFIX, "head.conv.")) for key in state):
         state = from_released(state, network)
     else:
         state = from_others(state, network, card, path)
     state = _completed(state, network)
     check_fit(state, network, path, card)
+    check_arch(state, content, network.arch, str(path))
     return state
 
 
 def names_for(path: str | os.PathLike) -> list[str]:
     """The networks of the zoo whose weights a file of another library has, by keys and shapes. Raises WeightsError."""
-    return named(_read(Path(path).expanduser()))
+    return named(_read(Path(path).expanduser())[0])
 
 
 def library_of(path: str | os.PathLike) -> str | None:
     """The library whose names a file has, as in `Card.elsewhere`; None for ours and the released ones. Raises WeightsError."""
-    origin = origin_of(_read(Path(path).expanduser()))
+    origin = origin_of(_read(Path(path).expanduser())[0])
     return origin.name if origin else None
 
 
-def _read(path: Path) -> State:
-    content = _load_file(path)
+def _read(path: Path) -> tuple[State, Mapping[str, Any]]:
+    """The state dict of a file, and what else a .safetensors file of ours says."""
+    content, about = _load_file(path)
     plain = _state_dict(content, path)
-    return _unwrapped(plain, path, "pytorch-lightning_version" in content)
+    return _unwrapped(plain, path, "pytorch-lightning_version" in content), about
 
 
-def _load_file(path: Path) -> Any:
+def _load_file(path: Path) -> tuple[Any, Mapping[str, Any]]:
     if not path.exists():
         raise WeightsError(f"{path}: no such file; check the path of the weights")
     if not path.is_file():
@@ -75,11 +79,11 @@ def _load_file(path: Path) -> Any:
         raise WeightsError(f"{path}: larger than the limit of {MAX_BYTES:,} bytes for weights")
     try:
         if path.suffix == ".safetensors":
-            return load_safetensors(path)[0]
+            return load_safetensors(path)
         _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on odd pickles torch warns first, then fails
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True), {}
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):  # torch's word for anything that is no tensor, number, string, list or dict
             raise WeightsError(

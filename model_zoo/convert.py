@@ -20,7 +20,8 @@ from .checkpoints import library_of, read_weights
 def convert(weights: str | os.PathLike, model: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
     """Reads weights of a network (a name or an arch file), writes them as safetensors, returns the metadata.
 
-    Beside the arch, the file gets model (its name), source_sha256, and what the card says: published, licence, url.
+    Beside the arch, the file gets model (its name, by whose card images are prepared), library (whose weights these are, if not the
+    card's own), source_sha256, and what the card says: published, licence, url.
     Raises WeightsError if the weights are not that network's, FileError if the output cannot be written.
     """
     if Path(output).suffix != ".safetensors":
@@ -36,6 +37,7 @@ def convert(weights: str | os.PathLike, model: str | os.PathLike, output: str | 
     library = library_of(weights)
     if library is not None and (card is None or card.weights is None or card.weights.format != library):
         card = card.source(library) if card is not None and library in card.sources else None  # whose figures and licence these are
+        metadata |= {"library": library} if card is not None else {}
     if card is not None and card.published is not None:
         metadata["published"] = {key: value for key, value in asdict(card.published).items() if value is not None}
     if card is not None and card.weights is not None:

@@ -33,7 +33,8 @@ from mobile_cv_nas.data.loader import Loader
 from mobile_cv_nas.engine.runtime import Runtime, start_runtime
 from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.tasks.build import task_class
-from mobile_cv_nas.training.trainer import Trainer, training_task
+from mobile_cv_nas.training.losses import training_task
+from mobile_cv_nas.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ("model.safetensors", "metrics.jsonl", "result.json", "arch.yaml")
@@ -190,7 +191,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def digests(folder: Path) -> list[str]:
     """What a finished training run left, in a form that shows any difference."""
-    return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in RESULTS]
+    return [hashlib.sha256(lasting(folder / name)).hexdigest() for name in RESULTS]
+
+
+def lasting(path: Path) -> bytes:
+    """What a file of a run holds whenever it is repeated: a result.json without its seconds."""
+    if path.name != "result.json":
+        return path.read_bytes()
+    return json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "seconds"}).encode()
 
 
 class StopAfter(StopRequest):

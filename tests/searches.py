@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers import data_of_cfg
+from helpers import data_of_cfg, lasting
 from yacs.config import CfgNode
 
 import mobile_cv_nas as nas
@@ -99,7 +99,7 @@ def outcome(folder: Path) -> tuple[list[bytes], dict[str, torch.Tensor]]:
     searched = (folder / "search.pt").exists()  # strategies without a supernet leave none
     state = torch.load(folder / "search.pt", weights_only=True) if searched else {"supernet": {}}
     names = ("arch.yaml", "metrics.jsonl", "result.json", "child/model.safetensors", "child/metrics.jsonl")
-    return [(folder / name).read_bytes() for name in names], state["supernet"]
+    return [lasting(folder / name) for name in names], state["supernet"]
 
 
 def same(a: tuple, b: tuple) -> bool:

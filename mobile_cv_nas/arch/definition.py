@@ -48,7 +48,7 @@ class ArchDef:
 
     Args:
         input_size: side of the images, in pixels.
-        stages: blocks by stage, repeats written out.
+        stages: blocks by stage, repeats written out: `BlockDef`s, or rows as in a file. Lists become tuples.
         name: what to call it; two archs that differ in it alone are equal.
 
     Raises:
@@ -61,8 +61,10 @@ class ArchDef:
     layers: tuple[Layer, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        table = parse_table(self.to_dict(), self.name or "arch")
-        object.__setattr__(self, "layers", _single(table.layers, table.input_sizes, self.name or "arch"))
+        source = str(self.name or "arch")
+        found = type(self).parse({"name": self.name, "input_size": self.input_size, "stages": _rows(self.stages)}, source)
+        for key, value in vars(found).items():  # as a file would give them: tuples and ints, each option once
+            object.__setattr__(self, key, value)
 
     @classmethod
     def parse(cls, obj: Any, source: str = "arch") -> ArchDef:
@@ -81,8 +83,7 @@ class ArchDef:
 
     def to_dict(self) -> dict[str, Any]:
         """The plain mapping that `parse` takes."""
-        rows = [[[b.name, b.channels, b.stride, 1, dict(b.options)] for b in stage] for stage in self.stages]
-        return {"name": self.name, "input_size": self.input_size, "stages": rows}
+        return {"name": self.name, "input_size": self.input_size, "stages": _rows(self.stages)}
 
     def _table(self) -> tuple[str, list[list[str]]]:
         costs = block_costs(self.layers, self.input_size, 3)
@@ -129,6 +130,20 @@ def arch_of(layers: Sequence[Layer], input_size: int, name: str) -> ArchDef:
     for key, value in found.items():
         object.__setattr__(arch, key, value)
     return arch
+
+
+def _rows(stages: Any) -> Any:
+    """Stages as `parse_table` reads them; what is none is left to it."""
+    if not isinstance(stages, (list, tuple)):
+        return stages
+    return [[_row(block) for block in stage] if isinstance(stage, (list, tuple)) else stage for stage in stages]
+
+
+def _row(block: Any) -> Any:
+    if not isinstance(block, BlockDef):
+        return block
+    options = dict(block.options) if isinstance(block.options, Mapping) else block.options
+    return [block.name, block.channels, block.stride, 1, options]
 
 
 def _single(layers: tuple[Layer, ...], sizes: Sequence[int], source: str) -> tuple[Layer, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -52,6 +52,10 @@ class Layer:
     expand: bool
     absolute: bool
     options: Mapping[str, Any]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what `arguments` keeps: it is of the blocks that are registered where it is read again."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @property
     def key(self) -> str:

@@ -73,7 +73,7 @@ def _parse_stages(stages: Any, defaults: Mapping, source: str) -> tuple[Layer, .
         for r, row in enumerate(rows):
             where = f"{source}: stage {s}, block {r}"
             names, channels, stride, repeats, options = _parse_row(row, where)
-            accepted = _accepted_options(names, options, where)
+            accepted = _accepted_options(names, options, defaults, where)
             used |= accepted & set(defaults)
             either = {"hidden", "expansion"} if {"hidden", "expansion"} & set(options) else set()
             taken = {k: v for k, v in defaults.items() if k in accepted - either}
@@ -115,18 +115,28 @@ def _parse_row(row: Any, where: str) -> tuple[tuple[str, ...], tuple[int, ...], 
     return tuple(names), tuple(int(c) for c in channels), stride, repeats, dict(options)
 
 
-def _accepted(names: Iterable[str]) -> frozenset[str]:
-    """Options that every one of the blocks takes, a skip among several aside."""
-    kinds = [block_type(name)[0] for name in names]
-    kinds = [kind for kind in kinds if kind is not Skip] or kinds
-    return frozenset.intersection(*(frozenset(kind.options) for kind in kinds))
+def _accepted(names: Iterable[str], given: Mapping) -> tuple[frozenset[str], frozenset[str]]:
+    """Options that every one of the blocks takes, and those that some take, a skip among several aside."""
+    types = [block_type(name) for name in names]
+    types = [one for one in types if one[0] is not Skip] or types
+    taken = [frozenset(kind.options) for kind, _ in types]
+    every, some = frozenset.intersection(*taken), frozenset.union(*taken)
+    if not ("se" in every and "se" in given) and not any(bound.get("se") for _, bound in types):
+        without = {"squeeze", "squeeze_from", "se_activation"}  # these blocks have no squeeze-and-excite
+        every, some = every - without, some - without
+    return every, some
 
 
-def _accepted_options(names: Sequence[str], options: Mapping, where: str) -> frozenset[str]:
-    """What a row may give; raises if it gives something else, or two that exclude each other."""
-    accepted = _accepted(names)
-    if "se" not in options and not any(block_type(name)[1].get("se") for name in names):
-        accepted -= {"squeeze", "squeeze_from", "se_activation"}  # these blocks have no squeeze-and-excite
+def _accepted_options(names: Sequence[str], options: Mapping, defaults: Mapping, where: str) -> frozenset[str]:
+    """What a row may give; raises if it gives something else, or two that exclude each other, or if a default suits some blocks alone."""
+    accepted, some = _accepted(names, {**defaults, **options})
+    for key in defaults:
+        if key in some - accepted:
+            takes = ", ".join(name for name in names if key in block_type(name)[0].options)
+            raise ArchError(
+                f"{where} ({', '.join(names)}): key defaults: {shown(key)} is an option of {takes} alone; "
+                "leave it out there and give it in the rows whose blocks all take it"
+            )
     for key in options:
         if key not in accepted:
             listed = f"it takes {', '.join(sorted(accepted))}" if accepted else "it takes none"

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from ..errors import InputError, check_kind, did_you_mean, listed, shown
 from ..nn.choice import Choice
 from ..nn.heads import HeadDef
 from ..nn.shapes import Cost
 from .definition import ArchDef, arch_of, save_table
-from .fields import ArchError
+from .fields import ArchError, numbers
 from .layer import Layer, has_hidden, map_sizes, reading
-from .parse import parse_table, read_table
+from .parse import MAX_SIZE, parse_table, read_table
 from .show import block_lines, html_table, options_text, text_table
 
 Picks = dict[str, int]
@@ -35,7 +38,11 @@ class SearchSpace:
     """
 
     def __init__(self, name: str, input_sizes: Sequence[int], layers: Sequence[Layer]):
-        self.name, self.input_sizes, self.layers = name, tuple(input_sizes), tuple(layers)
+        sizes = list(input_sizes) if isinstance(input_sizes, (list, tuple)) else [input_sizes]
+        options = numbers({"any": sizes}, f"{name or 'space'}: input_sizes", "an int", MAX_SIZE)
+        self.name, self.input_sizes, self.layers = name, tuple(int(size) for size in options), tuple(layers)
+        for layer in self.layers:
+            check_kind(layer, Layer, f"{name or 'space'}: a layer", "SearchSpace.parse reads a table of blocks")
         found = [Choice("input_size", self.input_sizes)]
         for layer in self.layers:
             found += [
@@ -53,8 +60,11 @@ class SearchSpace:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> SearchSpace:
-        """Reads a space file (or an arch file: a space with one member). Raises ArchError."""
-        return cls.parse(read_table(path), str(path))
+        """Reads a space file (or an arch file: a space with one member), or a shipped space by its name, such as `fbnetv2_l`.
+
+        Raises ArchError, which names the shipped ones where a name is none of them, nor a file's.
+        """
+        return cls.parse(read_table(_found(path)), str(path))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a file that `load` reads back as an equal space. Raises ArchError if it cannot be written."""
@@ -127,7 +137,7 @@ class SearchSpace:
         return picks
 
     def contains(self, arch: ArchDef) -> bool:
-        """Whether the network that `arch` builds is a member (initial values, such as zero_gamma, aside)."""
+        """Whether the network that `arch` builds is a member (initial values, such as zero_gamma, aside). Raises InputError of no arch."""
         return not self._match(arch)[1]
 
     def explain(self, arch: ArchDef) -> list[str]:
@@ -135,13 +145,13 @@ class SearchSpace:
         return self._match(arch)[1]
 
     def _match(self, arch: ArchDef) -> tuple[Picks, list[str]]:
+        check_kind(arch, ArchDef, "the arch", "ArchDef.parse reads a mapping, ArchDef.load a file, and get_arch knows the zoo's names")
         picks: Picks = {choice.name: 0 for choice in self.choices}
         wrong: list[str] = []
 
         def take(name: str, options: Sequence[Any], value: Any, where: str) -> None:
             if value not in options:
-                listed = ", ".join(map(str, options[:12])) + (", ..." if len(options) > 12 else "")
-                wrong.append(f"{where} {value} is not one of {listed}")
+                wrong.append(f"{where} {value} is not one of {listed(options, 12)}")
             elif name in picks:
                 picks[name] = options.index(value)
 
@@ -166,9 +176,14 @@ class SearchSpace:
         return picks, wrong
 
     def sample(self, rng: random.Random | int) -> ArchDef:
-        """A member drawn with every choice uniform and independent, by a generator or from a seed."""
-        rng = random.Random(rng) if isinstance(rng, int) else rng
-        return self.decode({choice.name: rng.randrange(len(choice.options)) for choice in self.choices})
+        """A member drawn with every choice uniform and independent, by a generator or from a seed. Raises InputError of neither."""
+        draw: Any = rng
+        if not hasattr(rng, "randrange"):
+            try:
+                draw = random.Random(operator.index(rng))
+            except TypeError:
+                raise InputError(f"sample: give a random.Random or an int as its seed, not {shown(rng)}") from None
+        return self.decode({choice.name: draw.randrange(len(choice.options)) for choice in self.choices})
 
     # -- costs -------------------------------------------------------------------------------------------------------------------
 
@@ -213,6 +228,18 @@ class SearchSpace:
             picks, node = node
             found |= picks
         return self.decode(found)
+
+
+def _found(path: str | os.PathLike) -> str | os.PathLike:
+    """The file of a space: of a shipped one's name, or else `path` itself. Raises ArchError."""
+    from ..configs import config_path  # here: a checkout without links finds it once the package is imported
+
+    name, shipped = os.fspath(path), {file.stem: file for file in sorted(config_path("spaces/fbnetv2_l.yaml").parent.glob("*.yaml"))}
+    if name in shipped:
+        return shipped[name]
+    if Path(name).suffix or Path(name).name != name or Path(name).is_file():
+        return path
+    raise ArchError(f"{name}: no shipped space{did_you_mean(name, shipped)}; there are {', '.join(shipped)}; or give a .yaml file")
 
 
 def _best_blocks(layer: Layer, c_in: int, size: int, value: Callable[[Cost], tuple[int, ...]]) -> Iterator[tuple[int, Any, Picks]]:

@@ -26,7 +26,8 @@ from ..model_zoo.builder import fbnet_builder
 from ..model_zoo.card import ZooError, get_card
 from ..networks.counting import count
 from ..report.speed import draw_speed
-from ..tasks.model import Model, load
+from ..tasks.load import load
+from ..tasks.model import Model
 
 _DEFAULT = "eager,folded,onnxruntime,executorch"
 
@@ -120,11 +121,11 @@ def _facts(source: str, model: Any) -> dict[str, Any]:
 
 
 def _tested(source: str, model: Model) -> float | None:
-    """The score that a training left beside its weights."""
-    folder = Path(source).expanduser()
-    for path in (folder / "result.json", folder.parent / "result.json"):
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8")).get(model.task.main)
+    """The score that a run left in its folder, beside its own weights or their exports; other files may lie there too."""
+    path = Path(source).expanduser()
+    folder = path if path.is_dir() else path.parent
+    if (path.is_dir() or path.stem == "model") and (folder / "result.json").is_file():
+        return json.loads((folder / "result.json").read_text(encoding="utf-8")).get(model.task.main)
     return None
 
 

@@ -24,7 +24,7 @@ from ..files import atomic_write
 from ..networks.build import build_model
 from ..report.compare import COSTS, Compared, compare_blocks, compare_table, draw_compared, mark_dominated
 from ..tasks.compared import compared
-from ..tasks.model import load
+from ..tasks.load import load
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +66,7 @@ def _timed(found: Sequence[Compared], runtime: str, rounds: int) -> list[Compare
         for i in timed:
             one = found[i]
             assert one.arch is not None
-            model = load(one.file) if one.file is not None else build_model(one.arch).eval()
+            model = load(one.file) if one.file is not None else build_model(one.arch, one.classes, one.in_channels).eval()
             contenders += prepare(str(i), model, [runtime], 1, 1, Path(folder))
         times = {int(one.source): one.cpu[1] for one in measure(contenders, rounds, 1)}
     return [replace(one, ms=times.get(i, one.ms)) for i, one in enumerate(found)]

@@ -18,7 +18,8 @@ from ..deploy.export import export
 from ..deploy.result import Export
 from ..errors import require
 from ..files import atomic_write
-from ..tasks.model import Model, load
+from ..tasks.load import load
+from ..tasks.model import Model
 from .options import data_for, export_options
 
 _NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "executorch": ("executorch", "torchao"), "coreml": ("coremltools",)}

@@ -20,7 +20,7 @@ from ..cli import Parser, guarded
 from ..config import load_config, own_config
 from ..deploy.export import export
 from ..errors import InputError
-from ..tasks.model import load
+from ..tasks.load import load
 from .deployment import Batches, images_of
 from .options import data_for
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT", help="the file: .onnx, .pte or .mlpackage")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys of the data set, set after the file: DATA.ROOT photos ...")
     parser.add_argument("--arch", default="", help="network of weights that bring no arch of their own")
-    parser.add_argument("--batch", type=int, help="images a call; any number without")
+    parser.add_argument("--batch", type=int, help="images a call; without, any number of .onnx, 1 to 8 of .pte, 1 of .mlpackage")
     parser.add_argument("--with-transform", action="store_true", help="the file takes uint8 (N, H, W, C) and normalises it itself")
     parser.add_argument("--int8", metavar="FOLDER", help='calibrate int8 on these images; "data": on training images of the data set')
     parser.add_argument("--images", type=int, default=100, help="how many to calibrate on (100)")

@@ -19,9 +19,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..cli import Parser, guarded
-from ..data.folders import is_image
+from ..data.folders import SKIPPED, image_files
 from ..errors import InputError
-from ..tasks.model import load, read_picture
+from ..tasks.load import load
+from ..tasks.model import read_picture
 from ..tasks.prediction import Prediction
 
 
@@ -29,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Reads the arguments, prints what was found, returns the exit code: 0 done, 2 bad input, 1 anything else."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders of them, or patterns")
-    parser.add_argument("--model", required=True, metavar="SOURCE", help="a result folder, a .safetensors file, or a name of the zoo")
-    parser.add_argument("--arch", default="", help="network of weights that bring no arch of their own")
+    parser.add_argument("--model", required=True, metavar="SOURCE", help="a result folder, a file, or a name of the zoo")
+    parser.add_argument("--arch", default="", help="network of weights that bring no arch, such as .pth files of others")
     parser.add_argument("--top", type=int, default=5, help="classes to name (5)")
     parser.add_argument("--score", type=float, default=0.5, help="least score of an object to show (0.5)")
     parser.add_argument("--json", action="store_true", help="print one JSON object an image, a line each")
@@ -63,13 +64,15 @@ def find_images(names: Sequence[str]) -> Iterable[Path]:
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            found = sorted(one for one in path.rglob("*") if one.is_file() and is_image(one))
+            found = image_files(path)
             if not found:
                 raise InputError(f"{name}: a folder without images")
         elif path.exists() or not glob.has_magic(name):
             found = [path]
         else:
-            found = sorted(Path(one) for one in glob.glob(os.path.expanduser(name), recursive=True) if os.path.isfile(one))
+            left = set(SKIPPED) - {part.casefold() for part in path.parts}  # hidden ones must be named anyway
+            matching = map(Path, glob.glob(os.path.expanduser(name), recursive=True))
+            found = sorted(one for one in matching if one.is_file() and not left & {part.casefold() for part in one.parts})
             if not found:
                 raise InputError(f"{name}: no file matches the pattern")
         yield from found

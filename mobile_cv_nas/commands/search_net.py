@@ -14,13 +14,13 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from .. import cli
+from ..arch import SearchSpace
 from ..config import ConfigError, dump_config
 from ..data.build import build_data
 from ..engine.run_folder import check_free
 from ..engine.runtime import restarts
 from ..engine.stop import StopRequest
 from ..report.run import CHILD
-from ..report.space import find_space
 from ..report.tables import search_table
 from ..search.before import WORDS, search_start
 from ..search.goal import Goal
@@ -69,7 +69,7 @@ def search_of(cfg: CfgNode) -> SearchRun:
             "SEARCH.SPACE: empty; name a search space file, such as configs/spaces/digits.yaml, or a shipped one, such as digits"
         )
     recipe = recipe_of(cfg)
-    space, data = find_space(cfg.SEARCH.SPACE), build_data(recipe.data, task_class(recipe.head.name).labels)
+    space, data = SearchSpace.load(cfg.SEARCH.SPACE), build_data(recipe.data, task_class(recipe.head.name).labels)
     return SearchRun(space, data, search_options(cfg), recipe, cfg.TRAIN.INIT == "inherit", source=cfg.SEARCH.SPACE)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from ..arch import SearchSpace
 from ..cli import Parser, guarded
 from ..model_zoo.card import get_arch, list_models
-from ..report.space import find_space, space_info
+from ..report.space import space_info
 from ..search.goal import parse_target
 
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print(args: argparse.Namespace) -> None:
-    space = find_space(args.space)
+    space = SearchSpace.load(args.space)
     networks = {name: get_arch(name) for name in list_models("FBNetV2*")}
     near = {name: arch for name, arch in networks.items() if arch.input_size in space.input_sizes}  # others cannot be in it
     target = parse_target(args.target) if args.target else None

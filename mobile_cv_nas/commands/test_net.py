@@ -24,9 +24,10 @@ from ..config import ConfigError
 from ..data.build import build_loader
 from ..engine.runtime import Runtime, count_skipped, start_runtime
 from ..errors import listed
+from ..networks.passes import keeping_modes
 from ..report.tables import name_of, table
 from ..report.test import Examination, class_rows, worst_images, write_test
-from ..tasks.model import Model, load
+from ..tasks.load import load
 from ..weights.file import WeightsError
 from .options import data_for, recipe_of
 
@@ -68,7 +69,7 @@ def test_from(cfg: CfgNode) -> str | None:
     rows = [
         ("network", f"{model.task.head.name} on {name}" if model.task.head.name else name),
         (f"{cfg.TEST.SPLIT} images", f"{len(split) - skipped:,}" + (f", {skipped} skipped" if skipped else "")),
-        *((name_of(key) if key != "loss" else "cross-entropy", f"{value:.4f}") for key, value in scores.items() if shown(key, model)),
+        *((name_of(key) if key != "loss" else "cross-entropy", f"{value:.4f}") for key, value in scores.items()),
         ("MACs", f"{cost.macs:,}"),
         ("parameters", f"{cost.params:,}"),
     ]
@@ -84,16 +85,9 @@ def test_from(cfg: CfgNode) -> str | None:
     return table(rows)
 
 
-def shown(key: str, model: Model) -> bool:
-    """Whether a score says anything: of five classes or fewer, all are among the first five."""
-    return key != "top5" or len(model.classes) > 5
-
-
 @torch.no_grad()
 def images_per_second(model: nn.Module, shape: Sequence[int], runtime: Runtime, seconds: float = 2.0) -> float:
     """Speed in eval mode on random images of the given (N, C, H, W), after a warm-up, over about `seconds`."""
-    was_training = model.training
-    model.eval()
     images = runtime.move(torch.rand(tuple(shape)))
 
     def passes(limit: float) -> tuple[int, float]:
@@ -106,7 +100,8 @@ def images_per_second(model: nn.Module, shape: Sequence[int], runtime: Runtime, 
             done += 1
         return done, elapsed
 
-    passes(seconds / 4)
-    done, elapsed = passes(seconds)
-    model.train(was_training)
+    with keeping_modes(model):
+        model.eval()
+        passes(seconds / 4)
+        done, elapsed = passes(seconds)
     return done * shape[0] / elapsed

@@ -22,15 +22,16 @@ from ..data.build import build_data
 from ..engine.run_folder import RunFolder, check_free
 from ..engine.runtime import restarts, start_runtime
 from ..engine.stop import StopRequest
-from ..files import atomic_write
 from ..model_zoo.builder import find_arch
 from ..report.tables import result_table
 from ..tasks.build import task_class
-from ..tasks.model import Model, load
+from ..tasks.load import load
+from ..tasks.model import Model
 from ..tasks.options import DETECTORS, SEGMENTERS
 from ..training.before import training_start
+from ..training.losses import training_task
 from ..training.start import check_head, starting_state
-from ..training.trainer import Trainer, TrainResult, training_task
+from ..training.trainer import Trainer, TrainResult
 from ..weights.file import WeightsError
 from .deployment import check_exports, print_exports
 from .options import adopted, recipe_of
@@ -72,9 +73,7 @@ def train_from(cfg: CfgNode, resume: bool = False, stop: StopRequest | None = No
         if runtime.main:
             check_free(folder, resume, overwrite)
         trainer = trainer_of(cfg)
-        if runtime.main:
-            atomic_write(folder / "config.yaml", dump_config(cfg))
-        return trainer.run(folder, resume, stop, overwrite=overwrite), runtime.main
+        return trainer.run(folder, resume, stop, overwrite=overwrite, config=dump_config(cfg)), runtime.main
 
 
 def trainer_of(cfg: CfgNode) -> Trainer:

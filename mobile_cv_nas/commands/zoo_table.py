@@ -61,8 +61,8 @@ nas.list_models("FBNetV3*", pretrained=True)  # names
 ```
 
 From the command line: `python tools/predict.py IMAGE --model NAME` prints the five most probable classes, and
-`python tools/test_net.py --config-file configs/zoo/NAME.yaml DATA.ROOT FOLDER` evaluates on ImageNet. After `import
-mobile_cv_nas`, `timm.create_model("fbnetv2_f4")` builds the FBNet families too (names that timm has already stay its
+`python tools/test_net.py --config-file configs/zoo/NAME.yaml DATA.ROOT FOLDER` evaluates on ImageNet's validation images.
+After `import mobile_cv_nas`, `timm.create_model("fbnetv2_f4")` builds the FBNet families too (names that timm has already stay its
 own), and `torch.hub.load(REPO, "fbnetv2_f4")` all of them.
 
 Every network has timm's methods (`forward_features`, `forward_head`, `forward_intermediates`, `reset_classifier`,

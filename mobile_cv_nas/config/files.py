@@ -71,7 +71,7 @@ def merge_file(cfg: CfgNode, defaults: CfgNode, path: str | os.PathLike, sources
 def merge_options(cfg: CfgNode, defaults: CfgNode, opts: Sequence[str], sources: dict[str, str]) -> None:
     """Sets `[KEY, VALUE, ...]`, `[KEY=VALUE, ...]` or a mixture of a command line in `cfg`. As `merge_file`."""
     given, targets = set(), {}
-    for key, text in _pairs(opts):
+    for key, text in pairs(opts):
         default = _find(defaults, key, COMMAND_LINE)
         value: Any = text
         if key in PATHS:
@@ -90,7 +90,7 @@ def merge_options(cfg: CfgNode, defaults: CfgNode, opts: Sequence[str], sources:
         _set_objective(cfg, key, value, given, COMMAND_LINE, sources)
 
 
-def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
+def pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The keys of a command line and their values. A key holds no "=", so that one in its place parts the two."""
     rest = iter(opts)
     for key in rest:

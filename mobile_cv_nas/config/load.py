@@ -21,7 +21,7 @@ def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = (),
 
     `purpose` is what the config is for: search | train | test, or "" if that is not known. A key that another one, or the
     purpose, disables is an error if the file sets it to other than its default, or the command line at all. Where only the
-    base of the file set it, it goes back to its default: nothing reads it.
+    base of the file set it, it goes back to its default: nothing reads it. A ~ in the folders that are written to is the home folder.
 
     Raises ConfigError, which names file, key and remedy.
     """
@@ -37,6 +37,8 @@ def load_config(path: str | os.PathLike | None = None, opts: Sequence[str] = (),
     except ConfigError as error:
         source = sources.get(str(error).split(":")[0])
         raise ConfigError(f"{source}: {error}" if source else str(error)) from None
+    for node, name in ((cfg, "OUTPUT_DIR"), (cfg.TEST, "OUTPUT")):  # a shell does not expand the ~ of KEY=~/folder, nor a file any
+        node[name] = os.path.expanduser(node[name])
     known = dict(flatten(defaults))
     values, complete = dict(flatten(cfg)), len(sources) == len(known)
     cfg.__dict__[_GIVEN] = frozenset(

@@ -93,6 +93,8 @@ STRATEGY_RULES = (
     Rule(("SEARCH.ONE_SHOT.DISTILL",), lambda c, _: not c.SEARCH.ONE_SHOT.SANDWICH, "SEARCH.ONE_SHOT.SANDWICH", "set it", (False,)),
 )
 
+_HEAD = tuple(f"HEAD.{name}" for name in get_cfg().HEAD if name != "NAME")  # that one says which labels a data set has
+
 # The one table of keys that others disable. Set, such a key would be a wish that nothing fulfils.
 DISABLED = (
     Rule(("TRAIN.RMSPROP_DECAY", "TRAIN.RMSPROP_EPS"), lambda c, _: c.TRAIN.OPTIMIZER != "rmsprop", "TRAIN.OPTIMIZER", "use rmsprop"),
@@ -136,6 +138,8 @@ DISABLED = (
     ),
     Rule(("SEARCH.TARGET_CLASSES",), lambda c, _: c.HEAD.NAME != "", "HEAD.NAME", "it is for a classifier", (0,)),
     *STRATEGY_RULES,
+    Rule(_HEAD, _purpose("test"), "", "the model has a head of its own", typed_only=True),
+    Rule(("OUTPUT_DIR",), _purpose("test"), "", "set TEST.OUTPUT", typed_only=True),
     Rule(("HEAD.INPUT_SIZE",), _not_head(*DETECTORS, *SEGMENTERS), "HEAD.NAME", "name a head"),
     Rule(("HEAD.CHANNELS", "HEAD.FROZEN_STAGES", "HEAD.FROZEN_NORM"), _not_head(*DETECTORS, *SEGMENTERS), "HEAD.NAME", "name a head", (0,)),
     Rule(("HEAD.STRIDES",), _not_head(*DETECTORS), "HEAD.NAME", "it is for a detector", ([],)),

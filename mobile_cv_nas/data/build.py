@@ -22,7 +22,7 @@ from .remarks import remark, remark_enlarged
 from .targets import Annotated
 from .transforms import BatchTransform, BoxTransform, ClassTransform, MaskTransform
 from .voc import read_voc
-from .wrapped import class_names, kind_of, source_of
+from .wrapped import kind_of, named, source_of
 
 _LOG = logging.getLogger(__name__)
 _FOLDERS = {"imagefolder": image_folder, "cifar10": cifar10, "imagenet": imagenet}
@@ -137,7 +137,7 @@ def data_of(
     kind = kind_of(train, "train")
     given = {"train": train, "val": val, "test": test}
     sources = {name: source_of(dataset, kind, name) for name, dataset in given.items() if dataset is not None}
-    names = class_names(sources, classes)
+    sources, names = named(sources, classes)
     splits = {name: Split.whole(source) for name, source in sources.items()}
     if "val" not in splits:
         splits["train"], splits["val"] = splits["train"].halves(options.val_fraction, options.split_seed, "DATA.VAL_FRACTION")

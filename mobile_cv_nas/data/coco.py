@@ -162,14 +162,16 @@ def _categories(records: list[dict[str, Any]], source: str) -> tuple[dict[int, i
 
 def _images(records: list[dict[str, Any]], source: str, bad: _Bad) -> dict[int, _Image]:
     images: dict[int, _Image] = {}
+    named: dict[str, int] = {}
     for index, record in enumerate(records):
-        image = bad.checked(_image, record, index, images, source)
+        image = bad.checked(_image, record, index, images, named, source)
         if image is not None:
             images[image.id] = image
+            named[image.name] = image.id
     return images
 
 
-def _image(record: dict[str, Any], index: int, images: dict[int, _Image], source: str) -> _Image:
+def _image(record: dict[str, Any], index: int, images: dict[int, _Image], named: dict[str, int], source: str) -> _Image:
     number = _integer(record, "id", f"{source}: images[{index}]")
     where = f"{source}: image {number}"
     if number in images:
@@ -177,6 +179,8 @@ def _image(record: dict[str, Any], index: int, images: dict[int, _Image], source
     name = _text(record, "file_name", where)
     if leaves(name):
         raise DataError(f"{where}: file name {shown(name)} leads out of the folder; use names relative to it")
+    if name in named:  # each would have a part of the objects
+        raise DataError(f"{where}: has the file {shown(name)}, as image {named[name]} has; give all its annotations one image_id")
     width, height = _integer(record, "width", where), _integer(record, "height", where)
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
         raise DataError(f"{where}: {width}x{height} pixels; it needs 1 to {MAX_PIXELS:,}")

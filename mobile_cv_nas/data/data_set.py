@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import torch
+import torch.utils.data
 from torch import Tensor
 
 from ..errors import InputError
@@ -43,6 +47,16 @@ class Source:
     def peek(self, index: int) -> tuple[Any, Any]:
         """As `item`, to look at it before the run."""
         return self.item(index)
+
+    @property
+    def turns(self) -> bool:
+        """Whether images are turned as EXIF says."""
+        return True
+
+    @property
+    def draws(self) -> bool:
+        """Whether reading an item may draw from the generators of NumPy and of Python, as code of one's own does."""
+        return False
 
     def _renewed(self, label: Any) -> Any:
         return label.relabelled(self.new_labels) if self.new_labels else label
@@ -87,7 +101,7 @@ class Split:
         if not parts[0] or not parts[1]:
             named = f" ({key})" if key else ""
             raise DataError(
-                f"{len(self)} training images are too few to split off a share of {second:g}{named}; add images to the train split"
+                f"{len(self) or 'no'} training images are too few to split off a share of {second:g}{named}; add images to the train split"
             )
         return Split(self.source, parts[0]), Split(self.source, parts[1])
 
@@ -127,6 +141,9 @@ class Data:
         classes = tuple(classes)
         if sorted(classes) != sorted(self.classes):
             raise DataError(f"{len(self.classes)} classes cannot be put in the order of {len(classes)} others; give the same names")
+        if len(set(classes)) < len(classes):
+            twice = next(name for name in classes if classes.count(name) > 1)
+            raise DataError(f"two classes are named {twice!r}; classes are matched by name: rename one")
         new = tuple(classes.index(name) for name in self.classes)
 
         def renewed(split: Split) -> Split:
@@ -152,6 +169,28 @@ def _stratified(split: Split, share: float, seed: int) -> list[int]:
         members = by_class[label]
         debt += len(members) * share
         count = max(0, min(round(debt), len(members) - 1))
-        debt -= count
+        debt = min(debt - count, 1.0)  # what classes of one image cannot give is not asked of the next
         taken += rng.sample(members, count)
     return taken
+
+
+@contextmanager
+def own_randomness(seed: int | None = None, everything: bool = True) -> Iterator[None]:
+    """Within it torch's generator begins at a seed, and with `everything` NumPy's and Python's; afterwards they are as they were.
+
+    In a process that only reads images nobody else draws from the latter, which take longer to keep than a small image to read.
+    """
+    keep = everything and torch.utils.data.get_worker_info() is None
+    kept = (random.getstate(), np.random.get_state()) if keep else None  # noqa: NPY002 - what code of one's own draws from
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator as well, for each image
+        if seed is not None and everything:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            if kept is not None:
+                random.setstate(kept[0])
+                np.random.set_state(kept[1])  # noqa: NPY002

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from .images import endings
 from .options import DataOptions
 
 _LOG = logging.getLogger(__name__)
-# Names, in any case, of folders that are a split; folders and files that systems and tools leave everywhere.
+# Names of folders that are a split, as `_split_of` leaves them; folders and files that systems and tools leave everywhere.
 SPLIT_NAMES = {
-    "train": ("train", "training", "tr", "trn", "train_set", "train_images"),
-    "val": ("val", "valid", "validation", "dev", "val_set", "val_images"),
-    "test": ("test", "testing", "tst", "ts", "eval", "evaluation", "test_set", "test_images"),
+    "train": ("train", "training", "tr", "trn"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst", "ts", "eval", "evaluation"),
 }
+_KNOWN = {text: split for split, names in SPLIT_NAMES.items() for text in names}
+_AFFIXES = ("dataset", "set", "data", "images", "image", "imgs", "img", "seg", "split")  # a word beside it, or joined to its end
 SKIPPED = ("@eadir", "__macosx", "__pycache__", "$recycle.bin", "#recycle", "lost+found", "system volume information")
 _NOTES = (".txt", ".json", ".csv", ".xml", ".md", ".yaml", ".yml", ".db", ".ini", ".py", ".ipynb")  # never meant as images
 
@@ -37,6 +40,7 @@ def image_folder(options: DataOptions, root: Path) -> Data:
     names = _class_names(train_root)
     if not folders:
         _check_level(root, names)
+        _remark_alike(root, names)
     classes = choose_classes(names, options)
     train = _scan(train_root, classes, root)
     others = {name: _scan(folders[name], classes, root, names) for name in ("val", "test") if name in folders}
@@ -53,35 +57,83 @@ def image_folder(options: DataOptions, root: Path) -> Data:
 
 def split_folders(root: Path) -> dict[str, Path]:
     """{"train" | "val" | "test": its folder}, empty where ROOT holds classes. Raises DataError where that is not clear."""
-    found: dict[str, Path] = {}
+    named: dict[str, list[tuple[int, str]]] = {}
     rest: list[str] = []
     for name in _folders(root):
-        split = next((split for split, names in SPLIT_NAMES.items() if name.casefold() in names), None)
+        split, doubt = _split_of(name)
         if split is None:
             rest.append(name)
-        elif split in found:
-            raise DataError(f"{root}: {found[split].name} and {name} both name the {split} split; merge or rename one")
         else:
-            found[split] = root / name
+            named.setdefault(split, []).append((doubt, name))
+    found: dict[str, Path] = {}
+    sure = False
+    for split, ranked in named.items():
+        least = min(doubt for doubt, _ in ranked)
+        names = [name for doubt, name in ranked if doubt == least]
+        rest += [name for doubt, name in ranked if doubt > least]
+        if least == 2 and ("train" not in named or not any(_folders(root / name) for name in names)):
+            rest += names  # test1, test2 and test3 are classes
+            continue
+        if len(names) > 1:
+            raise DataError(f"{root}: {names[0]} and {names[1]} both name the {split} split; merge or rename one")
+        found[split] = root / names[0]
+        sure = sure or least < 2
     if found and rest:
         if not any(_folders(path) for path in found.values()):
             return {}  # images right inside: a class that happens to be called "train"
-        holding = [name for name in rest if _holds_images(root / name)]
+        holding = [name for name in sorted(rest) if _holds_images(root / name)]
+        if holding and len(found) == 1 and not sure:
+            return {}  # bus1 and train1
         if holding:
             raise DataError(
                 f"{root}: has split folders ({listed(path.name for path in found.values())}) beside folders of images "
                 f"({listed(holding)}); move these into the splits or away"
             )
         _LOG.warning("%s: not read, beside the splits: %s", root, listed(rest))
-    return found
+    # some archives hold seg_train/seg_train
+    return {split: path / path.name if _folders(path) == [path.name] else path for split, path in found.items()}
+
+
+def _split_of(name: str) -> tuple[str | None, int]:
+    """The split that a folder's name stands for, and how doubtful that is: 0 its plain name, 1 with other words or a year, 2 with a number.
+
+    train2017, Test-Set and seg_val are splits: case, signs, blanks and words such as "set" do not count. What has another word
+    (test_tube, dev board) is none.
+    """
+    words = re.findall(r"[^\W\d_]+|\d+", name.casefold())
+    numbers = [word for word in words if word.isdigit()]
+    words = [word for word in words if not word.isdigit() and word not in _AFFIXES]
+    if len(words) != 1:
+        return None, 0
+    texts = [words[0], *(words[0].removesuffix(affix) for affix in _AFFIXES)]
+    split = next((_KNOWN[text] for text in texts if text in _KNOWN), None)
+    doubt = 2 if any(not re.fullmatch(r"(19|20)\d\d", number) for number in numbers) else int(name.casefold() not in _KNOWN)
+    return split, doubt
 
 
 def _check_level(root: Path, names: list[str]) -> None:
     """Raises DataError where ROOT is one level too high: its folders hold splits, not images."""
     for name in names:
-        inside = [inner for inner in _folders(root / name) if inner.casefold() in SPLIT_NAMES["train"]]
-        if inner := next(iter(inside), ""):
+        inside = {_split_of(inner): inner for inner in _folders(root / name)}
+        several = len({split for split, _ in inside if split}) > 1
+        if inner := inside.get(("train", 0)) or (several and inside.get(("train", 1))):
             raise DataError(f"{root}: a level too high: {name} holds {inner}, a split; set DATA.ROOT to {root / name}")
+
+
+def _remark_alike(root: Path, names: list[str]) -> None:
+    """Warns where the classes look like splits or folds that hold the classes. They may be none: cat and dog, by day and by night."""
+    inside = _folders(root / names[0])
+    if len(inside) < 2 or any(_folders(root / name) != inside for name in names):
+        return
+    if any(is_image(file) for name in names for file in os.listdir(root / name)):
+        return
+    _LOG.warning(
+        "%s: %s are taken for the classes, though all hold the same folders (%s) and no image beside them; if they are splits or folds, "
+        "name them train, val and test, or set DATA.ROOT to one of them",
+        root,
+        listed(names),
+        listed(inside),
+    )
 
 
 def _folders(folder: Path) -> list[str]:
@@ -103,9 +155,17 @@ def _is_skipped(name: str) -> bool:
     return name.startswith(".") or name.casefold() in SKIPPED
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The image files in a folder and in those inside it, sorted, as training finds them. Raises DataError for an unreadable folder."""
+    return sorted(Path(path) for path in _Walk(folder).images(folder) if os.path.isfile(path))
+
+
 def _holds_images(folder: Path) -> bool:
-    known = endings()
-    return any(file.lower().endswith(known) for _, _, files in os.walk(folder) for file in files if not file.startswith("."))
+    for _, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_skipped(name)]
+        if any(map(is_image, files)):
+            return True
+    return False
 
 
 def _class_names(folder: Path, least: int = 2) -> list[str]:
@@ -164,7 +224,7 @@ class _Walk:
         if real in self.seen:
             raise DataError(f"{folder}: is the same folder as {self.seen[real]}; an image can have one class only")
         found: list[str] = []
-        for base, folders, files in os.walk(folder, followlinks=True):
+        for base, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
             self.seen.setdefault(os.path.realpath(base), base)
             folders[:] = [name for name in folders if not _is_skipped(name) and self._may_enter(os.path.join(base, name))]
             for file in files:
@@ -199,20 +259,30 @@ class _Walk:
             _LOG.warning("%s: %d files are left out (%s); convert images to JPEG or PNG", folder, sum(images.values()), names)
 
 
+def _unreadable(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror}); correct its permissions, or remove it") from None
+
+
 # -- published data sets ------------------------------------------------------------------------------
 
 
 def imagenet(options: DataOptions, root: Path) -> Data:
-    """ImageNet-1k by torchvision, from its extracted folders or its archives. It has no labelled test images."""
+    """ImageNet-1k from folders, ROOT/train and val with a folder a class, or from its archives by torchvision. No test image has a label.
+
+    ROOT/val alone does for tests: the training images are none then. Raises DataError.
+    """
     from torchvision.datasets import ImageNet
 
+    if not (root / "meta.bin").is_file() and not any(root.glob("ILSVRC2012_devkit*")) and "val" in (folders := split_folders(root)):
+        names = _class_names(folders.get("train", folders["val"]))
+        classes = choose_classes(names, options)
+        train = _scan(folders["train"], classes, root) if "train" in folders else Split.whole(Source([], []))
+        return Data(train, _scan(folders["val"], classes, root, names), None, classes)
     try:
         parts = {split: ImageNet(str(root), split=split) for split in ("train", "val")}
     except (RuntimeError, OSError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{root}: not ImageNet as torchvision reads it ({reason}); for plain folders use DATA.DATASET imagefolder"
-        ) from None
+        raise DataError(f"{root}: neither train and val with a folder a class, nor ImageNet as torchvision reads it ({reason})") from None
     names = parts["train"].wnids
     classes = choose_classes(list(names), options)
     new_label = {names.index(name): label for label, name in enumerate(classes)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -33,20 +35,21 @@ def endings() -> tuple[str, ...]:
     return (*ENDINGS, ".avif", ".avifs") if features.check("avif") else ENDINGS
 
 
-def open_image(source: Any, background: str = "white", channels: int | None = None) -> Any:
+def open_image(source: Any, background: str = "white", channels: int | None = None, turn: bool = True) -> Any:
     """A PIL image in RGB from a path, a PIL image, an array (H, W[, C]) or a tensor (C, H, W), uint8, uint16 or float.
 
     Of other `channels` than 1 and 3 they are `Bands`, with each channel as it is stored; where `channels` are not said, only .npy files
     that can be no picture are.
 
-    It is turned as EXIF says, transparent parts are composited on `background` (white | black), 16-bit and float values
-    are scaled to 8 bits, palettes and CMYK converted. Raises BadImage, and nothing else, for what cannot be used.
+    It is turned as EXIF says (unless `turn` is False: a PIL image whose labels are of its pixels), transparent parts are composited on
+    `background` (white | black), 16-bit and float values are scaled to 8 bits, palettes and CMYK converted. Raises BadImage, and nothing
+    else, for what cannot be used.
     """
     try:
         if isinstance(source, (str, os.PathLike)):
             return _from_file(source, background, channels)
         if hasattr(source, "convert"):  # a PIL image
-            return _of_pillow(source, background, channels)
+            return _of_pillow(source, background, channels, turn)
         return _from_array(source, background, channels)
     except BadImage:
         raise
@@ -55,23 +58,44 @@ def open_image(source: Any, background: str = "white", channels: int | None = No
 
 
 def _from_file(path: str | os.PathLike, background: str, channels: int | None) -> Any:
-    from PIL import Image
-
     if os.fspath(path).lower().endswith(".npy"):
         array = read_array(path)
         return to_bands(array) if channels is None and array.ndim == 3 and array.shape[2] > 4 else _from_array(array, background, channels)
+    with _opened(path) as opened:
+        return _of_pillow(opened, background, channels)
+
+
+def file_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(width, height) of an image file as it is seen, by its header alone (a .npy file is read). Raises BadImage."""
+    if os.fspath(path).lower().endswith(".npy"):
+        return open_image(path).size
+    try:
+        with _opened(path) as opened:
+            width, height = opened.size
+            lying = "exif" in opened.info and _orientation(opened) in (5, 6, 7, 8)  # elsewhere it would be looked for in the pixels
+    except BadImage:
+        raise
+    except Exception as error:
+        raise BadImage(str(error)) from None
+    return (height, width) if lying else (width, height)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[Any]:
+    from PIL import Image
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata; sizes are checked here
         with open(path, "rb", opener=_at_once) as file, Image.open(file, formats=_formats()) as opened:
             width, height = opened.size
             if width * height > MAX_PIXELS:
                 raise BadImage(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
-            return _of_pillow(opened, background, channels)
+            yield opened
 
 
-def _of_pillow(image: Any, background: str, channels: int | None) -> Any:
+def _of_pillow(image: Any, background: str, channels: int | None, turn: bool = True) -> Any:
     if channels in (None, 1, 3):
-        return to_rgb(image, background)
+        return to_rgb(image, background, turn)
     assert channels is not None
     found = from_pages(image, channels)
     if found is None:
@@ -79,7 +103,7 @@ def _of_pillow(image: Any, background: str, channels: int | None) -> Any:
             f"has {len(image.getbands())} channels ({image.mode}), where {channels} are needed: in a .npy file, or a TIFF of pages"
         )
     bands, orientation = to_bands(found), _orientation(image)
-    if orientation in _TURNS:
+    if turn and orientation in _TURNS:
         bands = Bands(_turned(bands.values, orientation), {TURNED: orientation})
     return bands
 
@@ -124,31 +148,37 @@ def _from_array(source: Any, background: str, channels: int | None) -> Any:
 
 
 def _to_bytes(values: np.ndarray, wide: bool = False) -> np.ndarray:
-    """Values of 0..1 (floats), 0..255 or, if `wide` or above, 0..65535 as uint8."""
+    """Values of 0..1 (floats), 0..255 or, if `wide` or above, 0..65535 as uint8.
+
+    Floats whose peak is below 2 are of 0..1: resampling leads a little above 1.
+    """
     floats = values.dtype.kind == "f"
     values = values.astype(np.float64)
     peak = float(np.nanmax(values)) if values.size and not np.isnan(values).all() else 0.0
-    scale = 255.0 if floats and peak <= 1 else 1.0 if peak <= 255 and not wide else 255 / 65535
+    scale = 255.0 if floats and peak < 2 else 1.0 if peak <= 255 and not wide else 255 / 65535
     return np.nan_to_num(values * scale).clip(0, 255).round().astype(np.uint8)
 
 
-def to_rgb(image: Any, background: str = "white") -> Any:
+def to_rgb(image: Any, background: str = "white", turn: bool = True) -> Any:
     """A PIL image of any mode in RGB, as `open_image` says."""
     from PIL import Image
 
-    orientation = _orientation(image)
+    said = _orientation(image)
+    wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")  # which Pillow scales to 16 bits
+    image.load()  # which turns a TIFF, and takes the tag away
+    orientation = _orientation(image) if turn else 1
     if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit and float: convert() would cut at 255
         values = np.asarray(image)
-        image = Image.fromarray(_to_bytes(values, wide=image.mode.startswith("I;16")))
+        image = Image.fromarray(_to_bytes(values, wide))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         # a weighted sum; where all is opaque it leaves every pixel as it is
         image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUNDS[background]), image)
     image = image.copy() if image.mode == "RGB" else image.convert("RGB")  # reads the pixels while the file is open
-    if orientation in _TURNS:
-        image.info[TURNED] = orientation
+    if turn and said in _TURNS:
+        image.info[TURNED] = said
     image.info.pop("exif", None)  # it would be turned again
     return image
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import logging
 import multiprocessing
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from .data_set import DataError, Split
+from .data_set import DataError, Split, own_randomness
 from .images import BadImage, open_image
 from .options import DataOptions
 
@@ -83,9 +84,7 @@ class _Reader(Dataset):
             place = (position + offset) % len(indices)
             index = indices[place]
             try:
-                with torch.random.fork_rng(devices=[]):  # a Dataset may draw itself, in validation too
-                    # torch.manual_seed would seed every accelerator as well, for each image
-                    torch.default_generator.manual_seed(derive_seed(self.seed, epoch if self.train else 0, index))
+                with own_randomness(derive_seed(self.seed, epoch if self.train else 0, index), self.split.source.draws):
                     return self._prepared(index)
             except (BadImage, DataError) as error:  # the second of its annotations
                 bad.append((place, str(error)))
@@ -94,7 +93,7 @@ class _Reader(Dataset):
     def _prepared(self, index: int) -> tuple[Any, Any]:
         image, label = self.split.source.item(index)
         if not (isinstance(image, Tensor) and image.is_floating_point()):  # such a one is prepared already
-            image = open_image(image, self.background, self.channels)
+            image = open_image(image, self.background, self.channels, self.split.source.turns)
         return self.transform(image, label)
 
 
@@ -132,7 +131,9 @@ class Loader:
         self._reader = _Reader(split, train, seed, transform, options)
         self._workers = 0 if split.source.in_memory else usable_workers(options.workers)
         self._keys = _Keys()
-        self._loader: DataLoader | None = None
+        self._held = _Held()
+        # Not left to garbage collection: it would end the processes after the threads that speak to them, and wait for half a minute.
+        weakref.finalize(self, self._held.end).atexit = False
 
     def __len__(self) -> int:
         """Batches an epoch, of this process."""
@@ -154,16 +155,21 @@ class Loader:
                         raise DataError(f"{_MAX_TRIES} images in a row cannot be read; check DATA.ROOT and its disk")
                     if len(batch.images):
                         yield batch.images, batch.labels
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error) and "Pin memory thread" not in str(error):
+            except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+                if not self._workers or not _is_death(error):
                     raise
-                self._loader, restarts = None, restarts + 1
+                self.close()
+                restarts += 1
                 if restarts > _MAX_RESTARTS:
                     raise DataError(
                         f"the processes that read images keep dying ({' '.join(str(error).split())[:120]}); "
                         f"free some memory or set DATA.WORKERS 0{_guard_hint()}"
                     ) from None
                 _LOG.warning("a process that reads images died; starting new ones")
+
+    def close(self) -> None:
+        """Ends the processes that read images; another epoch starts new ones."""
+        self._held.end()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the epoch and the number of batches done."""
@@ -185,8 +191,8 @@ class Loader:
 
     def _start(self, keys: list[_Key]) -> Iterator[_Batch]:
         self._keys.keys = keys
-        if self._loader is None:
-            self._loader = DataLoader(
+        if self._held.loader is None:
+            self._held.loader = DataLoader(
                 self._reader,
                 batch_sampler=self._keys,  # type: ignore[arg-type]  # it yields keys, which the reader understands
                 collate_fn=_identity,
@@ -201,9 +207,9 @@ class Loader:
         if self._workers:
             check_main_guard()
         try:
-            iterator = iter(self._loader)
+            iterator = iter(self._held.loader)
         except (BrokenPipeError, EOFError) as error:  # a process that was spawned ended before it began
-            self._loader = None
+            self._held.loader = None
             raise DataError(f"the processes that read images do not start ({type(error).__name__}); {_GUARD}") from None
         _WORKERS.update(set(multiprocessing.active_children()) - others)
         if number and signal.getsignal(number) is not before:
@@ -230,6 +236,33 @@ class Loader:
             )
 
 
+def _is_death(error: Exception) -> bool:
+    """Whether a process that reads died, before or while it handed over a batch, and did not raise the error itself."""
+    text = str(error)
+    raised = " in DataLoader worker process " in text or " in pin memory thread " in text  # torch's words
+    return not raised and (not isinstance(error, RuntimeError) or "DataLoader worker" in text or "Pin memory thread" in text)
+
+
+class _Held:
+    """The DataLoader of a `Loader`, which it outlives to be ended in order."""
+
+    def __init__(self) -> None:
+        self.loader: DataLoader | None = None
+        self.process = os.getpid()
+
+    def end(self) -> None:
+        """Ends its processes; of another process, which was forked with a copy of it, none."""
+        if os.getpid() != self.process:
+            _FOREIGN.append(self)  # torch would wait for processes that are not its children
+            return
+        iterator: Any = getattr(self.loader, "_iterator", None)
+        self.loader = None
+        if hasattr(iterator, "_shutdown_workers"):
+            with contextlib.suppress(Exception):  # processes that died leave anything
+                iterator._shutdown_workers()
+
+
+_FOREIGN: list[_Held] = []
 _GUARD = 'a script must call what it runs under: if __name__ == "__main__":'
 
 

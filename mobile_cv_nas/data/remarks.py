@@ -8,18 +8,20 @@ import os
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import listed
 from .data_set import Data, DataError, Source, Split
-from .images import BadImage, open_image
+from .images import BadImage, file_size, open_image
 from .targets import IGNORED, Boxes, CocoMask, VocMask
-from .wrapped import DatasetSource, image_size
+from .wrapped import DatasetSource, image_size, listed_values
 
 _LOG = logging.getLogger(__name__)
 MAX_FILES = 200_000  # beyond, copies are not looked for
 MAX_OPENED = 20_000  # beyond, a split's files are opened only when they are read
+MAX_ITEMS = 500  # items of a Dataset of one's own that are read for what they show
 IMBALANCE = 10  # images of the largest class over those of the smallest
 ENLARGED = 1.5  # the network's input size over the shorter side of an image
 
@@ -27,46 +29,61 @@ ENLARGED = 1.5  # the network's input size over the shorter side of an image
 def remark(data: Data, max_skipped: float) -> None:
     """Warns of classes that are rare or missing, and of images that are in two splits.
 
-    Raises DataError where masks hold one class only, or where a larger share of a split than `max_skipped` is files that are no images:
-    the test images are read after hours.
+    Raises DataError where masks hold one class only, or where a larger share of a split than `max_skipped` is files that are no images,
+    or whose masks are none: the test images are read after hours.
     """
     splits = {name: split for name, split in (("train", data.train), ("val", data.val), ("test", data.test)) if split is not None}
+    bad = {name: _unreadable(split) for name, split in splits.items()}
     for name, split in splits.items():
-        _unreadable(name, split, max_skipped)
+        _refuse(name, split, bad[name], max_skipped)
     _copies(splits)
     if data.train.source.kind == "classes":
         _balance(data)
         return
     for name, split in splits.items():
-        _presence(name, split, data.classes)
+        _presence(name, split, data.classes, bad[name], max_skipped)
 
 
-def _unreadable(name: str, split: Split, max_skipped: float) -> None:
-    """Opens the files of a split, without decoding them."""
-    if not _files(split) or len(split) > MAX_OPENED:
-        return
-    bad: list[str] = []
+def _unreadable(split: Split) -> dict[int, str]:
+    """{index: why} of the files that cannot be read, for what their headers and those of their masks say.
+
+    Those of a Dataset of one's own are not opened: it may read what is not read here.
+    """
+    if isinstance(split.source, DatasetSource) or not _files(split) or len(split) > MAX_OPENED:
+        return {}
+    bad: dict[int, str] = {}
     for index in split.indices:
         try:
-            _size(split.source, index)
-        except BadImage as error:
-            bad.append(f"{split.source.name(index)} ({error})")
+            width, height = _size(split.source, index)
+            target = split.source.labels[index]
+            if isinstance(target, VocMask):
+                target.check((height, width))
+            elif isinstance(target, (Boxes, CocoMask)) and tuple(target.size) != (width, height):
+                says = f"its annotations say {target.size[0]}x{target.size[1]}"
+                bad[index] = f"is {width}x{height} as it is seen, {says}; annotate the file as it is"
+        except (BadImage, DataError) as error:
+            bad[index] = str(error)
+    return bad
+
+
+def _refuse(name: str, split: Split, bad: dict[int, str], max_skipped: float) -> None:
     if len(bad) > max_skipped * len(split):
+        first = min(bad)
         raise DataError(
-            f"{bad[0]}: cannot be read; {len(bad)} of the {len(split)} images of {name} are such files, more than "
-            f"DATA.MAX_SKIPPED_SHARE {max_skipped:g}; mend the data or raise that share"
+            f"{split.source.name(first)} ({bad[first]}): cannot be read; {len(bad)} of the {len(split)} images of {name} are such files, "
+            f"more than DATA.MAX_SKIPPED_SHARE {max_skipped:g}; mend the data or raise that share"
         )
 
 
 def _balance(data: Data) -> None:
+    """Classes of hardly any images, and how much the others differ."""
     counts = dict(zip(data.classes, data.train.counts(data.num_classes), strict=True))
-    rare = sorted(counts, key=lambda name: counts[name])
-    fewest, most = rare[0], rare[-1]
-    if counts[fewest] <= 1:
-        few = [f"{name} {counts[name]}" for name in rare if counts[name] <= 1]
-        _LOG.warning("train: %d classes have one image or none (%s); add images or leave them out", len(few), listed(few))
-    elif counts[most] >= IMBALANCE * counts[fewest]:
-        extremes = listed(f"{name} {counts[name]}" for name in dict.fromkeys((fewest, rare[1], most)))
+    few = [f"{name} {count}" for name, count in counts.items() if count <= 1]
+    if few:
+        _LOG.warning("train: classes with one image or none (%s); add images or leave them out", listed(few))
+    rare = sorted((name for name, count in counts.items() if count > 1), key=lambda name: counts[name])
+    if len(rare) > 1 and counts[most := rare[-1]] >= IMBALANCE * counts[rare[0]]:
+        extremes = listed(f"{name} {counts[name]}" for name in dict.fromkeys((rare[0], rare[1], most)))
         _LOG.warning("train: the classes differ much in their images (%s); consider TRAIN.CLASS_WEIGHTS balanced", extremes)
 
 
@@ -101,9 +118,21 @@ def _copies(splits: dict[str, Split]) -> None:
 
 def _files(split: Split) -> list[str]:
     images = split.source.images
+    if isinstance(split.source, DatasetSource):
+        images = _listed_files(images)
     if not isinstance(images, list) or not images or not isinstance(images[0], (str, os.PathLike)):
         return []
     return [str(images[index]) for index in split.indices]
+
+
+def _listed_files(dataset: Any) -> list[Any]:
+    """The paths that a Dataset of one's own lists, one an item; none where one is there twice, as of frames of a film."""
+    found = listed_values(dataset, ("samples", "imgs", "images"))
+    if not isinstance(found, (list, tuple)) or len(found) != len(dataset):
+        return []
+    paths = [one[0] if isinstance(one, (list, tuple)) and one else one for one in found]
+    single = all(isinstance(path, (str, os.PathLike)) for path in paths) and len(set(paths)) == len(paths)
+    return paths if single else []
 
 
 def _digest(path: str) -> bytes:
@@ -113,32 +142,42 @@ def _digest(path: str) -> bytes:
         return path.encode()  # no copy of anything
 
 
-def _presence(name: str, split: Split, classes: tuple[str, ...]) -> None:
-    """Counts the objects of each class; of masks, which must be read for it, only until all classes were seen."""
+def _presence(name: str, split: Split, classes: tuple[str, ...], bad: dict[int, str], max_skipped: float) -> None:
+    """Looks for each class among the objects; in masks, which must be read for it, only until all classes were seen.
+
+    Files of masks that turn out bad then, for their values, count with the `bad` ones.
+    """
     source = split.source
     first = 1 if source.kind == "boxes" else 0
-    if isinstance(source, DatasetSource):
-        if source.kind == "masks":
-            _check_values(name, _values(split, 2), len(classes))
-        return
-    if source.labels and isinstance(source.labels[0], (Boxes, CocoMask)):
-        counts = Counter(int(label) for index in split.indices for label in source.labels[index].labels)
-        seen = set(counts) | ({0} if source.kind == "masks" else set())
+    looked = split.spread(MAX_ITEMS) if isinstance(source, DatasetSource) else split
+    if not isinstance(source, DatasetSource) and source.labels and isinstance(source.labels[0], (Boxes, CocoMask)):
+        seen = {0, *(int(label) for index in split.indices for label in source.labels[index].labels)}
     else:
-        seen = _values(split, len(classes))
-        _check_values(name, seen, len(classes))
+        seen = _values(looked, len(classes) + first, bad)
+        if not isinstance(source, DatasetSource):
+            _refuse(name, split, bad, max_skipped)
+        if source.kind == "masks":
+            if len(seen - {IGNORED}) < 2 and len(looked) < len(split):
+                seen |= _values(split, 2)
+            _check_values(name, seen, len(classes))
     missing = [text for number, text in enumerate(classes, first) if number not in seen]
-    if missing:
-        _LOG.warning("%s: no image shows %s; check the annotations", name, listed(missing))
+    if missing and seen:
+        which = "no image" if len(looked) == len(split) else f"none of {len(looked)} images, evenly spread,"
+        _LOG.warning("%s: %s shows %s; check the annotations", name, which, listed(missing))
 
 
-def _values(split: Split, enough: int) -> set[int]:
-    """The values of a split's masks, until `enough` of them were found beside IGNORED."""
+def _values(split: Split, enough: int, bad: dict[int, str] | None = None) -> set[int]:
+    """The values of a split's masks or boxes (0 is the background there too), until `enough` of them were found beside IGNORED.
+
+    Notes in `bad` what cannot be read.
+    """
     seen: set[int] = set()
     for index in split.indices:
         try:
-            values = _mask(split.source, index)
-        except (BadImage, DataError):
+            values = _shown(split.source, index)
+        except (BadImage, DataError) as error:
+            if bad is not None:
+                bad[index] = str(error)
             continue  # said when it is read
         seen.update(np.unique(values).tolist())
         if len(seen - {IGNORED}) >= enough:
@@ -146,8 +185,10 @@ def _values(split: Split, enough: int) -> set[int]:
     return seen
 
 
-def _mask(source: Source, index: int) -> np.ndarray:
+def _shown(source: Source, index: int) -> np.ndarray:
     image, target = source.peek(index)
+    if isinstance(target, Boxes):
+        return np.array([0, *target.labels])
     if isinstance(target, VocMask):
         return target.mask(None)
     width, height = image_size(open_image(image) if isinstance(image, (str, os.PathLike)) else image)
@@ -185,18 +226,8 @@ def median_side(split: Split) -> int | None:
 
 
 def _size(source: Source, index: int) -> tuple[int, int]:
-    from PIL import Image
-
     image = source.images[index] if not isinstance(source, DatasetSource) else source.peek(index)[0]
-    if not isinstance(image, (str, os.PathLike)):
-        return image_size(image)
-    try:
-        if os.fspath(image).lower().endswith(".npy"):
-            return open_image(image).size
-        with Image.open(image) as opened:  # reads the header only
-            return opened.size
-    except Exception as error:
-        raise BadImage(str(error)) from None
+    return file_size(image) if isinstance(image, (str, os.PathLike)) else image_size(image)
 
 
 @cache

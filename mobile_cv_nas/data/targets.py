@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ..errors import listed
 from .data_set import DataError
 
 IGNORED = 255  # the value of a pixel that neither trains nor counts
@@ -115,6 +117,23 @@ class VocMask(Mask):
 
         Raises DataError, which names the file, if it cannot be read, has another size or unknown values.
         """
+        with self._opened(shape) as image:
+            values = np.array(image, dtype=np.uint8)
+        wrong = values[(values > self.classes) & (values != IGNORED)]
+        if wrong.size:
+            raise DataError(
+                f"{self.path}: value {wrong[0]} in a mask of {self.classes} classes (1 to {self.classes}, 0 background, "
+                f"{IGNORED} ignored); list all classes in labels.txt, or correct the mask"
+            )
+        return values
+
+    def check(self, shape: tuple[int, int]) -> None:
+        """Raises DataError as `mask` does, by the file's header alone: its values are not looked at."""
+        with self._opened(shape):
+            pass
+
+    @contextmanager
+    def _opened(self, shape: tuple[int, int] | None) -> Iterator[Any]:
         from PIL import Image
 
         check_size(self.path, MAX_MASK_BYTES)
@@ -125,19 +144,12 @@ class VocMask(Mask):
                 if shape is not None and image.size != (shape[1], shape[0]):
                     pixels = f"{image.size[0]}x{image.size[1]} pixels, its image {shape[1]}x{shape[0]}"
                     raise DataError(f"{self.path}: a mask of {pixels}; make them equal")
-                values = np.array(image, dtype=np.uint8)
+                yield image
         except DataError:
             raise
         except Exception as error:  # Pillow's decoders raise almost anything for damaged data
             reason = " ".join(str(error).split())[:120]
             raise DataError(f"{self.path}: no mask that can be read ({type(error).__name__}: {reason}); restore the file") from None
-        wrong = values[(values > self.classes) & (values != IGNORED)]
-        if wrong.size:
-            raise DataError(
-                f"{self.path}: value {wrong[0]} in a mask of {self.classes} classes (1 to {self.classes}, 0 background, "
-                f"{IGNORED} ignored); list all classes in labels.txt, or correct the mask"
-            )
-        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,8 +209,7 @@ def check_size(path: str, limit: int) -> None:
 def check_present(missing: list[str], total: int, folder: object, what: str) -> None:
     """Raises DataError, which counts the `missing` and names three, if there are any."""
     if missing:
-        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise DataError(f"{folder}: {len(missing)} of {total} {what} are missing ({names}); add them or name another folder")
+        raise DataError(f"{folder}: {len(missing)} of {total} {what} are missing ({listed(missing)}); add them or name another folder")
 
 
 def leaves(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,29 +13,51 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, Subset
 
-from ..errors import shown
-from .data_set import DataError, Source
+from ..errors import listed, shown
+from .data_set import DataError, Source, own_randomness
 from .images import BadImage
-from .targets import IGNORED, MAX_CLASSES, ArrayMask, Boxes
+from .targets import IGNORED, MAX_CLASSES, ArrayMask, Boxes, check_names
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DatasetSource(Source):
-    """A Dataset as a source: `images` is the Dataset; the labels of `kind` classes are read, others come with the image."""
+    """A Dataset as a source: `images` is the Dataset; the labels of `kind` classes are read, others come with the image.
+
+    `listed` are the labels of classes as the Dataset gives them, and `classes` is the number of classes of boxes; 0 before it is known.
+    """
+
+    listed: Sequence[int] = field(default=(), repr=False)
+    classes: int = 0
+
+    @property
+    def turns(self) -> bool:
+        """Masks and boxes are of the pixels that the Dataset gives, whatever EXIF still says of its file."""
+        return self.kind == "classes"
+
+    @property
+    def draws(self) -> bool:
+        return True
 
     def item(self, index: int) -> tuple[Any, Any]:
         image, label = _pair(self.images, index, self.name(index))
         if self.kind == "masks":
             return image, self._renewed(ArrayMask(mask_values(label, self.name(index)), self.name(index)))
         if self.kind == "boxes":
-            return image, self._renewed(_boxes(label, index, image_size(image), self.name(index)))
+            found = _boxes(label, index, image_size(image), self.name(index))
+            if self.classes and len(found) and found.labels.max() > self.classes:
+                raise DataError(f"{self.name(index)}: label {found.labels.max()}, and there are {self.classes} classes, numbered from 1")
+            return image, self._renewed(found)
+        if not _is_whole(label) or int(label) != self.listed[index]:
+            raise DataError(
+                f"{self.name(index)}: label {shown(label)}, which was {self.listed[index]} before the run; it must stay the same"
+            )
         return image, self.labels[index]
 
     def peek(self, index: int) -> tuple[Any, Any]:
-        """As `item`, without a trace in torch's generator, from which a Dataset may draw."""
-        with torch.random.fork_rng(devices=[]):
+        """As `item`, without a trace in the generators, from which a Dataset may draw."""
+        with own_randomness():
             return self.item(index)
 
     @property
@@ -55,7 +77,7 @@ def kind_of(dataset: Any, name: str) -> str:
         raise DataError(f"{name}: has no items; give a Dataset that has some")
     where = f"{name}: item 0"
     try:
-        with torch.random.fork_rng(devices=[]):
+        with own_randomness():
             _, label = _pair(dataset, 0, where)
     except BadImage as error:
         raise DataError(f"{where}: {error}") from None
@@ -72,10 +94,54 @@ def source_of(dataset: Any, kind: str, name: str) -> DatasetSource:
     """A Dataset whose labels are of `kind`. Raises DataError."""
     if kind_of(dataset, name) != kind:
         raise DataError(f"{name}: its labels are {kind_of(dataset, name)}, those of train are {kind}; give Datasets of one kind")
-    labels: Sequence[Any] = range(len(dataset))
-    if kind == "classes":
-        labels = _class_labels(dataset, name)
-    return DatasetSource(dataset, labels, kind)
+    if kind != "classes":
+        return DatasetSource(dataset, range(len(dataset)), kind)
+    labels = _class_labels(dataset, name)
+    return DatasetSource(dataset, labels, kind, listed=labels)
+
+
+def _own_names(dataset: Any) -> tuple[str, ...] | None:
+    """The names of a Dataset's classes, where it has them.
+
+    ImageNet's are tuples of the names of one class, two of which are equal: the later one gets its number.
+    """
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    names = getattr(dataset, "classes", None)
+    if not isinstance(names, (list, tuple)):
+        return None
+    texts = [", ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in names]
+    first = {text: i for i, text in reversed(list(enumerate(texts)))}
+    return tuple(text if first[text] == i else f"{text} ({i})" for i, text in enumerate(texts))
+
+
+def named(sources: dict[str, DatasetSource], classes: Sequence[str] | None) -> tuple[dict[str, DatasetSource], tuple[str, ...]]:
+    """The sources with their labels as numbers of one list of names, and the names: see `class_names`.
+
+    A further Dataset of classes with names of its own, such as a folder that lacks one of them, is matched by name. Raises DataError.
+    """
+    names = class_names(sources, classes)
+    known = classes is None and _own_names(sources["train"].images) is not None
+    found = {}
+    for name, source in sources.items():
+        own = _own_names(source.images) if known else None
+        source = source if own is None or own == names else _by_name(source, own, names, name)
+        found[name] = replace(source, classes=len(names)) if source.kind == "boxes" else source
+    return found, names
+
+
+def _by_name(source: DatasetSource, own: tuple[str, ...], names: tuple[str, ...], name: str) -> DatasetSource:
+    """The source with numbers of `names` for those of its own ones, if its items have the labels that it lists."""
+    others = f"{name}: its classes are {listed(own)}, those of train {listed(names)}"
+    if source.kind != "classes" or not set(own) <= set(names):
+        raise DataError(f"{others}, so that labels mean others; make them alike, or give `classes` where the numbers mean the same")
+    plain = _listed_labels(source.images)
+    same = plain is not None and len(plain) == len(source.listed)
+    same = same and all(_is_whole(one) and int(one) == label for one, label in zip(plain, source.listed))
+    if not same or max(source.listed) >= len(own):
+        _LOG.warning("%s; its labels are taken for numbers of the latter, as its items have them", others)
+        return source
+    return replace(source, labels=[names.index(own[label]) for label in source.listed])
 
 
 def class_names(sources: dict[str, DatasetSource], classes: Sequence[str] | None) -> tuple[str, ...]:
@@ -83,12 +149,11 @@ def class_names(sources: dict[str, DatasetSource], classes: Sequence[str] | None
 
     Of masks the names are of the values 0 (the background), 1, ...; of boxes of the labels 1, 2, ...
     """
-    kind, dataset = sources["train"].kind, sources["train"].images
-    if classes is None:
-        inner = dataset.dataset if isinstance(dataset, Subset) else dataset
-        classes = getattr(inner, "classes", None)
+    kind = sources["train"].kind
+    names = tuple(str(name) for name in classes) if classes is not None else _own_names(sources["train"].images)
+    if classes is not None and names is not None:
+        check_names(names, "classes")
     first = 1 if kind == "boxes" else 0
-    names = None if classes is None else tuple(str(name) for name in classes)
     if kind != "classes" and names is not None:
         return names  # labels beyond these are found when they are read
     highest = -1
@@ -133,17 +198,42 @@ def _class_labels(dataset: Any, name: str) -> list[int]:
     known = _listed_labels(dataset)
     if known is not None and len(known) == count:
         values = known.tolist() if isinstance(known, (Tensor, np.ndarray)) else list(known)
-        probes = {0, count // 2, count - 1}
-        if all(_is_whole(value) for value in values) and all(int(values[i]) == _label(dataset, i, name) for i in probes):
-            return [int(value) for value in values]
-    return list(_passing(dataset, name, lambda index: _label(dataset, index, name)))
+        if all(_is_whole(value) for value in values):
+            known = [int(value) for value in values]
+            if all(_says(dataset, i, known[i]) for i in _probes(known)):
+                return known
+    with own_randomness():
+        return list(_passing(dataset, name, lambda index: _label(dataset, index, name)))
+
+
+def _says(dataset: Any, index: int, label: int) -> bool:
+    """Whether an item has that label; one that cannot be read is told when it is."""
+    try:
+        with own_randomness():
+            found = _pair(dataset, index, "")[1]
+    except BadImage:
+        return True
+    return _is_whole(found) and int(found) == label
+
+
+def _probes(labels: Sequence[int]) -> list[int]:
+    """Some items: the first, the middle and the last, and of each of the first hundred classes one, that its `targets` may differ for."""
+    one_each: dict[int, int] = {}
+    for index, label in enumerate(labels):
+        one_each.setdefault(label, index)
+    return sorted({0, len(labels) // 2, len(labels) - 1, *list(one_each.values())[:100]})
 
 
 def _listed_labels(dataset: Any) -> Any:
+    return listed_values(dataset, ("targets", "labels"))
+
+
+def listed_values(dataset: Any, attributes: Sequence[str]) -> Any:
+    """What a Dataset, or one behind Subsets, lists of its items under the first of these attributes that is a list; None without one."""
     if isinstance(dataset, Subset):
-        inner = _listed_labels(dataset.dataset)
+        inner = listed_values(dataset.dataset, attributes)
         return None if inner is None or len(inner) != len(dataset.dataset) else [inner[index] for index in dataset.indices]  # type: ignore[arg-type]
-    for attribute in ("targets", "labels"):
+    for attribute in attributes:
         values = getattr(dataset, attribute, None)
         if isinstance(values, (list, tuple, np.ndarray, Tensor)):
             return values
@@ -153,8 +243,7 @@ def _listed_labels(dataset: Any) -> Any:
 def _label(dataset: Any, index: int, name: str) -> int:
     where = f"{name}: item {index}"
     try:
-        with torch.random.fork_rng(devices=[]):
-            _, label = _pair(dataset, index, where)
+        _, label = _pair(dataset, index, where)
     except BadImage as error:
         raise DataError(f"{where}: {error}; mend the Dataset, or give it `targets`") from None
     if not _is_whole(label):
@@ -173,18 +262,19 @@ def _passing(dataset: Any, name: str, read: Callable[[int], int]) -> Iterator[in
         yield read(index)
 
 
-def _highest(source: DatasetSource) -> Iterator[int]:
+def _highest(source: DatasetSource) -> list[int]:
     """The highest label of each item with a mask or boxes."""
 
     def read(index: int) -> int:
         try:
-            target = source.peek(index)[1]
+            target = source.item(index)[1]
         except BadImage as error:
             raise DataError(f"{source.name(index)}: {error}; mend the Dataset, or give `classes`") from None
         values = target.labels if isinstance(target, Boxes) else target.values[target.values != IGNORED]
         return int(values.max()) if values.size else int(isinstance(target, Boxes))
 
-    return _passing(source.images, source.kind, read)
+    with own_randomness():
+        return list(_passing(source.images, source.kind, read))
 
 
 # -- targets ------------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..data.folders import is_image
+from ..data.folders import image_files
 from ..data.images import BadImage, open_image
 from ..errors import InputError, did_you_mean
 from .check import sqnr
 from .interface import Interface
 from .suppress import fitted
+from .wrapped import signals
 
 if TYPE_CHECKING:
     from ..tasks.model import Model
@@ -54,7 +55,7 @@ def _listed(source: Any) -> list[Any]:
         path = Path(source).expanduser()
         if not path.is_dir():
             raise InputError(f"int8: {source}: no such folder; give a folder of images, or a list of them")
-        return sorted(one for one in path.rglob("*") if one.is_file() and is_image(one))
+        return image_files(path)
     if not isinstance(source, Iterable):
         raise InputError(f"int8: a {type(source).__name__}; give a folder of images, or a list of them")
     return list(source)
@@ -111,7 +112,7 @@ def layer_losses(network: nn.Module, images: Sequence[Tensor] | Tensor, most: in
         most: layers to name, the worst first.
     """
     given = torch.stack(list(images[:_SENSITIVITY]))
-    old = _joined(network(given))
+    old = _joined(signals(network, network(given)))
     found = []
     for name, layer in list(network.named_modules()):
         if not isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -120,7 +121,7 @@ def layer_losses(network: nn.Module, images: Sequence[Tensor] | Tensor, most: in
         hook = layer.register_forward_pre_hook(_round_input)
         layer.weight.data = _rounded_weight(weight)
         try:
-            found.append((name.removeprefix("network."), sqnr(old, _joined(network(given)))))
+            found.append((name.removeprefix("network."), sqnr(old, _joined(signals(network, network(given))))))
         finally:
             layer.weight.data = weight
             hook.remove()

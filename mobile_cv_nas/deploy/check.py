@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .file_network import FileNetwork, as_input
 from .interface import Interface
+from .wrapped import signals
 
 BOUND = 1e-4  # largest difference of a float file, as a share of the output's largest value
 LEAST_SQNR = 10.0  # dB of an int8 file: below, classifiers lose several points
@@ -33,7 +34,7 @@ class Difference:
     batch: int  # images in the call
     largest: float  # absolute difference
     scale: float  # largest absolute value of the network's output
-    sqnr: float  # signal-to-quantisation-noise ratio, dB
+    sqnr: float  # signal-to-quantisation-noise ratio, dB; see `signals`
 
 
 def images_for(interface: Interface, count: int, images: Sequence[Tensor] = ()) -> Tensor:
@@ -53,10 +54,13 @@ def differences(reference: nn.Module, network: FileNetwork, images: Tensor, batc
     found = []
     for batch in batches:
         part = torch.cat([images] * -(-batch // len(images)))[:batch]
-        for name, new, old in zip(network.interface.outputs, network.raw(part), reference(as_input(part, network.interface)), strict=True):
-            if new.shape != old.shape:
-                raise ExportError(f"{name}: the file gives {tuple(new.shape)}, its network {tuple(old.shape)}")
-            found.append(Difference(name, batch, float((new - old).abs().max()), float(old.abs().max()), sqnr(old, new)))
+        new, old = network.raw(part), reference(as_input(part, network.interface))
+        for name, one, other in zip(network.interface.outputs, new, old, strict=True):
+            if one.shape != other.shape:
+                raise ExportError(f"{name}: the file gives {tuple(one.shape)}, its network {tuple(other.shape)}")
+        noise = map(sqnr, signals(reference, old), signals(reference, new))
+        for name, one, other, ratio in zip(network.interface.outputs, new, old, noise, strict=True):
+            found.append(Difference(name, batch, float((one - other).abs().max()), float(other.abs().max()), ratio))
     return found
 
 

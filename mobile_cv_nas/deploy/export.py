@@ -176,9 +176,9 @@ def _quantized(job: _Job, plain: Path, file: Path) -> str:
 
 
 def _noise(job: _Job, network: FileNetwork) -> list[Difference]:
-    """What int8 changes, on the images to judge by."""
+    """What int8 changes, on the images to judge by: all of them, in as many calls as a file of a fixed batch needs."""
     images = torch.stack(list(job.judging or job.calibrating[:16]))
-    return differences(job.reference, network, images, (job.interface.batch or len(images),))
+    return differences(job.reference, network, images, (len(images),))
 
 
 def _calls(number: int) -> str:

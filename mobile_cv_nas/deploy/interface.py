@@ -77,7 +77,8 @@ def interface_of(
     """The interface of a network's file.
 
     Raises:
-        InputError: no network of this library, one of two stages, an input size that is not the detector's, a transform that is not known.
+        InputError: no network of this library, one of two stages, an input size that is not the detector's, a transform that is not known
+            or was never used.
     """
     kind, outputs = _kind(network)
     size = _input_size(network, model, kind, input_size)
@@ -88,6 +89,10 @@ def interface_of(
     mean, std = _statistics(network, model, kind)
     if with_transform and not mean:
         raise InputError("with_transform: a network alone does not say its mean and std; export a Model: nas.load(...)")
+    if with_transform and model is not None and model.about.get("own_inputs"):
+        raise InputError(
+            "with_transform: the network was trained on tensors that a Dataset of its own prepared, not by a mean and std; leave it out"
+        )
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise InputError(f"batch {batch!r}: give a number of images, or none for any number")
     return Interface(kind, size, channels, outputs, mean, std, batch, None, with_transform)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -100,6 +100,12 @@ class RawDetector(nn.Module):
             scores = torch.cat([torch.zeros_like(scores[..., :1]), scores[..., 1:]], -1)
         return self._decode(found["bbox_regression"]), scores
 
+    def learnt(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Of its outputs, what no other detector gives: the corners' way from the anchors', in sides of these, and the objects' scores."""
+        half = self.side / 2
+        anchors = torch.cat([self.centre - half, self.centre + half], -1).clamp(0, self.size)
+        return (boxes - anchors) / self.side.repeat(1, 2), scores[..., 1:]
+
     def _decode(self, deltas: Tensor) -> Tensor:
         """(N, A, 4) as the head gives them, to boxes in pixels, within the image."""
         x, y, w, h = self.weights
@@ -120,6 +126,15 @@ def _anchors(detector: Any, pixels: int) -> tuple[Tensor, list[int]]:
     per_pixel = detector.anchor_generator.num_anchors_per_location()
     levels = [m.shape[-2] * m.shape[-1] * n for m, n in zip(maps, per_pixel, strict=True)]
     return detector.anchor_generator(ImageList(image, [(pixels, pixels)]), maps)[0], levels
+
+
+def signals(wrapped: nn.Module, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Of the outputs of what `wrap` gives, what noise is to be compared with.
+
+    Of a detector not boxes and scores: these are those of its anchors and of the background, to 10 dB and more, whatever it has learnt.
+    """
+    detector = getattr(wrapped, "network", None)
+    return detector.learnt(*outputs) if isinstance(detector, RawDetector) else outputs
 
 
 def wrap(network: nn.Module, interface: Interface) -> tuple[Wrapped, Interface]:

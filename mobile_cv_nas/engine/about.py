@@ -1,6 +1,6 @@
 """What a run was, beside its result: its seconds, machine, versions, images and options, kept as run.json.
 
-None of it is in result.json: a run that is repeated, or resumed, writes the very bytes of that file again.
+result.json has who it was: a run that is repeated, or resumed, writes the same file again but for its seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def about_run(runtime: Runtime, data: Data, options: dict[str, Any], seconds: di
     """The facts of a run, plain values: `options` by key, `seconds` by what took them, over all parts of an interrupted run."""
     splits = {"train": data.train, "val": data.val, "test": data.test}
     return {
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "seconds": rounded(seconds),
         "machine": machine(runtime),
         "versions": versions(),
         "data": {
@@ -39,10 +39,15 @@ def about_run(runtime: Runtime, data: Data, options: dict[str, Any], seconds: di
     }
 
 
-def identity(options: dict[str, Any]) -> dict[str, Any]:
-    """What result.json says of a run beside its result, equal where the run is repeated; `options` as `about_run` takes them."""
+def identity(options: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
+    """What result.json says of a run beside its result, equal where the run is repeated but for the seconds; as `about_run` takes them."""
     digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
-    return {"seed": options.get("SEED"), "versions": versions(), "config_digest": digest[:16]}
+    return {"seed": options.get("SEED"), "versions": versions(), "config_digest": digest[:16], "seconds": rounded(seconds)}
+
+
+def rounded(seconds: dict[str, float]) -> dict[str, float]:
+    """Seconds by what took them, to a tenth."""
+    return {name: round(value, 1) for name, value in seconds.items()}
 
 
 def write_about(folder: Path, facts: dict[str, Any]) -> None:

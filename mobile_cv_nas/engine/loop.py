@@ -30,6 +30,7 @@ from .step import Loss, Stepper
 from .stop import StopRequest
 
 _LOG = logging.getLogger(__name__)
+OWN_LOSS = "a loss of one's own"  # in the mark of a run
 MAX_DROPPED = 50  # steps in a row that ON_NAN skip may drop: after that nothing will mend itself
 
 
@@ -141,6 +142,11 @@ class Loop:
         """Since the run began, of all parts of an interrupted one up to their last checkpoints; time between them does not count."""
         return self._earlier + time.monotonic() - self._begin
 
+    def close(self) -> None:
+        """Ends the processes that read images; what needs them later starts new ones."""
+        for loader in self.work.loaders:
+            loader.close()
+
     def skipped_images(self) -> int:
         """Images that could not be read; a call that all processes make."""
         return count_skipped(self.runtime, self.work.loaders)
@@ -248,6 +254,12 @@ class Loop:
         lines.step(self.steps_done, lambda: self.work.status(self))
 
     def _end_epoch(self, lines: Lines) -> None:
+        for phase, totals in zip(self.work.phases, self.totals, strict=True):
+            if phase.runs(self.epoch) and not totals.get("steps"):  # fewer than MAX_DROPPED: there would be no loss to report
+                raise NotFinite(
+                    f"epoch {self.epoch + 1}: all {phase.steps} steps of the {phase.name} were dropped, since none was finite; start again "
+                    f"with a lower {phase.rate_key}"
+                )
         record, line = self.work.end_epoch(self)
         self.epoch, self.phase, self.step = self.epoch + 1, 0, 0
         self.totals = [{} for _ in self.work.phases]
@@ -296,7 +308,8 @@ class Loop:
         """Goes back to the newest checkpoint. Raises CheckpointError if there is none, or it is of another run."""
         folder = self.folder / CHECKPOINTS
         state = load_latest(folder)
-        check_fingerprint(self._extended(state["mark"], state["place"][0]), self.mark, folder)
+        saved = {OWN_LOSS: self.mark.get(OWN_LOSS), **state["mark"]}  # marks of before did not say it
+        check_fingerprint(self._extended(saved, state["place"][0]), self.mark, folder)
         check_fingerprint(state.get("images", self._images), self._images, folder)  # else test images may have been trained on
         self.work.load_state_dict(state["work"])
         for phase, saved in zip(self.work.phases, state["steppers"], strict=True):

@@ -21,7 +21,7 @@ def memory_error(error: BaseException, section: str) -> OutOfMemory | None:
     if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and any(said in text for said in _SAID)):
         return None
     where = "GPU" if "cuda" in text or "mps" in text else "machine"
-    keys = "RUNTIME.ACCUMULATE 2 or more splits a step, which gives the same result"
+    keys = "RUNTIME.ACCUMULATE 2 or more splits a step; only norms then see fewer images at once, and masks count by part"
     if section == "SEARCH":
         keys += "; or lower SEARCH.BATCH_SIZE, set SEARCH.SHARING full, or SEARCH.RECOMPUTE true"
     else:

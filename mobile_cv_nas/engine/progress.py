@@ -9,14 +9,15 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import require
 from ..files import write_error
 from .runtime import Runtime
 
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 SILENT = 30.0  # seconds after which a log file gets a line
 
@@ -85,14 +86,15 @@ class MetricsLog:
                 file.close()
 
 
-def progress_bar(runtime: Runtime, total: int, done: int, name: str) -> Any:
-    """A tqdm bar on stderr, on the main process and a terminal only; `Lines` serves for log files."""
+def progress_bar(runtime: Runtime, total: int, done: int, name: str, leave: bool = True) -> Any:
+    """A tqdm bar on stderr, on the main process and a terminal only; `Lines` serves for log files. It stays at the end if `leave`."""
     from tqdm.auto import tqdm
 
     return tqdm(
         total=total,
         initial=done,
         desc=name,
+        leave=leave,
         disable=None if runtime.main else True,
         dynamic_ncols=True,
         smoothing=0.05,
@@ -107,11 +109,14 @@ class Lines:
         runtime: whose main process prints.
         bar: of `progress_bar`.
         total, done: steps of the run, and those done.
+        what: is counted.
+        last: when the last line was written, by time.monotonic(); now, if nothing is said.
     """
 
-    def __init__(self, runtime: Runtime, bar: Any, total: int, done: int):
-        self.runtime, self.bar, self.total, self.first = runtime, bar, total, done
-        self.begin = self.last = time.monotonic()
+    def __init__(self, runtime: Runtime, bar: Any, total: int, done: int, what: str = "step", last: float | None = None):
+        self.runtime, self.bar, self.total, self.first, self.what = runtime, bar, total, done, what
+        self.begin = time.monotonic()
+        self.last = self.begin if last is None else last
 
     def epoch(self, text: str) -> None:
         """A line of the epoch that has ended, which stays."""
@@ -128,13 +133,39 @@ class Lines:
         now = time.monotonic()
         if self.runtime.main and self.bar.disable and now - self.last >= SILENT:
             left = (now - self.begin) / max(1, done - self.first) * (self.total - done)
-            print(f"step {done:,}/{self.total:,}, {left:.0f} s left: {status()}", flush=True)
+            print(f"{self.what} {done:,}/{self.total:,}, {left:.0f} s left: {status()}", flush=True)
             self.last = now
+
+
+class Pieces:
+    """Progress of what is done beside a loop's steps, in lots of pieces: a bar for each lot, and lines as `Lines` has them, over all lots.
+
+    Args:
+        runtime: whose main process shows it.
+        what: a piece is.
+    """
+
+    def __init__(self, runtime: Runtime, what: str):
+        self.runtime, self.what, self.last = runtime, what, time.monotonic()
+
+    def each(self, lot: Sequence[T], status: Callable[[], str]) -> Iterator[T]:
+        """The pieces of a lot; `status` says how it stands after each."""
+        bar = progress_bar(self.runtime, len(lot), 0, self.what, leave=False)
+        lines = Lines(self.runtime, bar, len(lot), 0, self.what, self.last)
+        try:
+            for done, piece in enumerate(lot, 1):
+                yield piece
+                bar.set_postfix_str(status(), refresh=False)
+                bar.update()
+                lines.step(done, status)
+        finally:
+            self.last = lines.last
+            bar.close()
 
 
 def short(value: float) -> str:
     """A number for people: 412k, 56.3M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
+        if value >= 0.9995 * size:  # rounds up to it
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from .runtime import restarts
 _LOG = logging.getLogger(__name__)
 RESULT = "result.json"  # written last: a folder that has it holds a finished run
 CHECKPOINTS = "checkpoints"
+# What nobody would lose, even without a result.json beside it: a copy of a run, or weights that were saved there.
+_DEAR = ("model.safetensors", "search.pt", "child/model.safetensors")
 
 # Keys that may differ when a run goes on: they change where or how often, not what; ON_NAN lets it past a step that failed, and
 # MAX_SKIPPED_SHARE past images.
@@ -115,6 +117,8 @@ def check_free(folder: Path, resume: bool, overwrite: bool = False) -> bool:
             raise FileError(
                 f"{folder}: holds an unfinished run; add --resume to go on, --overwrite to replace it, or set another OUTPUT_DIR"
             )
+        if dear := next((name for name in _DEAR if (folder / name).exists()), ""):
+            raise FileError(f"{folder}: holds {dear}, and no run to go on with; set another OUTPUT_DIR, or add --overwrite to replace it")
     return False
 
 
@@ -127,18 +131,25 @@ def open_run(folder: Path, resume: bool, overwrite: bool = False, made: Sequence
         return True
     if resume or restarts():
         _LOG.warning("%s: no checkpoint yet; starting from the beginning", folder)
-    checkpoints = folder / CHECKPOINTS
+    remove(folder, (RESULT, "metrics.jsonl", CHECKPOINTS, "tensorboard", ABOUT, "report.html", *made))
     try:
-        for name in (RESULT, "metrics.jsonl", CHECKPOINTS, "tensorboard", ABOUT, "report.html", *made):
+        (folder / CHECKPOINTS).mkdir(parents=True)
+    except OSError as error:
+        raise write_error(folder, error) from None
+    return False
+
+
+def remove(folder: Path, names: Iterable[str]) -> None:
+    """Removes files and folders of these names, as far as they are there. Raises FileError."""
+    try:
+        for name in names:
             path = folder / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-        checkpoints.mkdir(parents=True)
     except OSError as error:
         raise write_error(folder, error) from None
-    return False
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

@@ -21,17 +21,18 @@ from torch import Tensor, nn
 
 from ..arch import ArchDef
 from ..arch.layer import Layer, has_hidden, map_sizes, reading
+from ..nn.exact import ExactBuffers
 from ..nn.heads import HeadDef
 from .cells import BlockCells, HeadCells, LayerSum
 from .supernet import Supernet
 
 
-def layer_sum(function: LayerSum, arch: ArchDef, head: HeadDef, in_channels: int = 3) -> float:
+def layer_sum(function: LayerSum, arch: ArchDef, head: HeadDef, in_channels: int) -> float:
     """The cost of one network."""
     return float(_total(torch.tensor(layer_values(function, arch, head, in_channels), dtype=torch.float64), function))
 
 
-def layer_values(function: LayerSum, arch: ArchDef, head: HeadDef, in_channels: int = 3) -> list[float]:
+def layer_values(function: LayerSum, arch: ArchDef, head: HeadDef, in_channels: int) -> list[float]:
     """What is summed: a value a layer, in order, then one a map of the head."""
     layers, sizes, reads = reading(arch.layers, in_channels), map_sizes(arch.layers, arch.input_size), head.reads(arch.layers)
     values = [_block_values(function, layer, layer.names[0], sizes[i], layer.c_in).item() for i, layer in enumerate(layers)]
@@ -76,7 +77,7 @@ def _finite(values: Any, cells: BlockCells | HeadCells) -> Any:
 Change = Callable[[Tensor], Tensor]
 
 
-class _Group(nn.Module):
+class _Group(ExactBuffers):
     """Layers whose tensors have one shape, so that they are contracted together.
 
     `cells` is (layers, size * c_in * block * hidden, c_out); the other tensors say where in the gates each distribution lies.
@@ -109,7 +110,7 @@ class _Group(nn.Module):
         return found.view(count, n_sizes) @ sizes
 
 
-class Expectation(nn.Module):
+class Expectation(ExactBuffers):
     """The expectation of a `LayerSum` under the current gates of a supernet, its head included.
 
     Args:

@@ -2,13 +2,14 @@
 
 # No `from __future__ import annotations`: torch.fx copies annotations into its code, where a string would be no type.
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..arch import ArchDef
-from ..errors import InputError
+from ..errors import InputError, shown
 from .maps import FeatureInfo, dilate_blocks
 from .network import Network
 from .recompute import recomputed
@@ -28,6 +29,7 @@ class FeatureBackbone(nn.Module):
 
     Attributes:
         feature_info: `FeatureInfo` of the maps returned.
+        in_channels: of the images.
 
     Shapes: (N, in_channels, H, W) to a list of (N, channels[i], ~H / strides[i], ~W / strides[i]).
 
@@ -39,14 +41,16 @@ class FeatureBackbone(nn.Module):
         super().__init__()
         maps = network.maps
         indices = range(len(maps.strides)) if out_indices is None else _checked(out_indices, maps)
-        self._take(network.arch, network.blocks, maps, indices)
+        self._take(network, maps, indices)
 
-    def _take(self, arch: ArchDef, blocks: nn.Sequential, maps: FeatureInfo, indices: Sequence[int]) -> None:
+    def _take(self, source: Any, maps: FeatureInfo, indices: Sequence[int]) -> None:
+        """The first blocks of a network, or of another backbone."""
         self.feature_info = FeatureInfo(
             [maps.channels[i] for i in indices], [maps.strides[i] for i in indices], [maps.blocks[i] for i in indices]
         )
-        self.arch = arch
-        kept = list(blocks.named_children())
+        self.arch: ArchDef = source.arch
+        self.in_channels: int = source.in_channels
+        kept = list(source.blocks.named_children())
         last = [name for name, _ in kept].index(self.feature_info.blocks[-1])
         self.blocks = nn.Sequential()
         for name, block in kept[: last + 1]:
@@ -58,7 +62,7 @@ class FeatureBackbone(nn.Module):
         """A backbone of these very modules that returns fewer maps, by position in `feature_info`; as `out_indices`."""
         part = FeatureBackbone.__new__(FeatureBackbone)
         nn.Module.__init__(part)
-        part._take(self.arch, self.blocks, self.feature_info, _checked(indices, self.feature_info))
+        part._take(self, self.feature_info, _checked(indices, self.feature_info))
         return part
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -97,11 +101,14 @@ def dilate(features: FeatureBackbone, output_stride: int) -> "FeatureBackbone":
 
 def _checked(out_indices: Sequence[int], maps: FeatureInfo) -> list[int]:
     count = len(maps.strides)
+    if not isinstance(out_indices, Iterable):
+        raise InputError(f"out_indices {shown(out_indices)}: give a sequence of them, such as ({shown(out_indices)},)")
+    out_indices = list(out_indices)
     strides = ", ".join(map(str, maps.strides))
     for index in out_indices:
         if isinstance(index, bool) or not isinstance(index, int) or not -count <= index < count:
             raise InputError(f"out_indices: {index!r} is out of range: there are {count} maps, at strides {strides}")
     positive = [index % count for index in out_indices]
     if not positive or positive != sorted(set(positive)):
-        raise InputError(f"out_indices {list(out_indices)}: give at least one, each once, in ascending order")
+        raise InputError(f"out_indices {out_indices}: give at least one, each once, in ascending order")
     return positive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..arch import ArchDef, SearchSpace
+from ..errors import InputError, check_kind, positive_int, shown
 from ..nn.heads import HeadDef
 from .network import Network
 from .supernet import Supernet
@@ -12,14 +13,16 @@ def build_model(arch: ArchDef, num_classes: int = 1000, in_channels: int = 3) ->
     """The plain network of an arch, freshly initialised; it contains no mask, gate or choice.
 
     Raises:
-        ValueError: num_classes or in_channels is not a positive int.
+        InputError: no arch, or num_classes or in_channels is not a positive int.
     """
-    _check(num_classes, in_channels)
-    return Network(arch, num_classes, in_channels)
+    if isinstance(arch, SearchSpace):
+        raise InputError("build_model: a space has many networks: give one, such as space.largest(), or take build_supernet(space)")
+    check_kind(arch, ArchDef, "build_model: the arch", "fbnet_builder builds by name or from a file, and ArchDef.parse reads a mapping")
+    return Network(arch, positive_int(num_classes, "num_classes"), positive_int(in_channels, "in_channels"))
 
 
 def build_supernet(
-    space: SearchSpace,
+    space: SearchSpace | ArchDef,
     num_classes: int = 1000,
     in_channels: int = 3,
     sharing: str = "none",
@@ -30,7 +33,7 @@ def build_supernet(
     """The supernet of a space (DMaskingNAS).
 
     Args:
-        space: what to search.
+        space: what to search; an arch is a space with one member.
         num_classes: of the classifier.
         in_channels: of the images.
         sharing: "none": every block type has weights of its own, as in the paper. "full": one block for all inverted residuals.
@@ -40,16 +43,13 @@ def build_supernet(
         head: in place of the classifier.
 
     Raises:
-        ValueError: an argument is not one of these.
+        InputError: an argument is not one of these.
     """
-    _check(num_classes, in_channels)
+    if isinstance(space, ArchDef):
+        space = SearchSpace.parse(space.to_dict(), space.name or "arch")
+    check_kind(space, SearchSpace, "build_supernet: the space", "SearchSpace.load reads a file, and SearchSpace.parse a mapping")
     for what, value, known in (("sharing", sharing, ("none", "full")), ("resolution", resolution, ("all", "sampled"))):
         if value not in known:
-            raise ValueError(f"{what} must be {' or '.join(known)}, not {value!r}")
-    return Supernet(space, head or HeadDef("classifier", num_classes), in_channels, sharing, recompute, resolution)
-
-
-def _check(num_classes: int, in_channels: int) -> None:
-    for what, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{what} must be a positive int, not {value!r}")
+            raise InputError(f"{what} must be {' or '.join(known)}, not {shown(value)}")
+    classifier = HeadDef("classifier", positive_int(num_classes, "num_classes"))
+    return Supernet(space, head or classifier, positive_int(in_channels, "in_channels"), sharing, recompute, resolution)

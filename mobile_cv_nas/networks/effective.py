@@ -18,11 +18,12 @@ from ..arch import SearchSpace
 from ..arch.layer import Layer, map_sizes, reading
 from ..nn.blocks import Block, Shape
 from ..nn.choice import ChoiceTable
+from ..nn.exact import ExactBuffers
 from ..nn.heads import HeadDef
 from ..nn.shapes import Cost
 
 
-class _Candidates(nn.Module):
+class _Candidates(ExactBuffers):
     """The candidate blocks of one class, over all layers: where their gates and dimensions lie, and their constants."""
 
     layer: Tensor
@@ -44,7 +45,7 @@ class _Candidates(nn.Module):
         return torch.stack([cost.macs, cost.params]) @ gates.index_select(0, self.gate)
 
 
-class Effective(nn.Module):
+class Effective(ExactBuffers):
     """Widths as distributions, agreement, effective shapes and expected cost, from a table's gates.
 
     Args:

@@ -27,13 +27,15 @@ def inherit_weights(child: nn.Module, supernet: Supernet) -> nn.Module:
 
     Raises:
         ArchError: the child's arch is not in the supernet's space.
-        ValueError: head, classes or image channels differ.
+        ValueError: the head, its options, the classes or the image channels differ.
     """
     body: Any = child if hasattr(child, "blocks") else getattr(getattr(child, "backbone", None), "body", None)
     arch: Any = getattr(body, "arch", None)
     if not isinstance(arch, ArchDef):
         raise ValueError("the child has no arch: build it with build_model, build_detector or build_segmenter")
     supernet.space.encode(arch)
+    if body.in_channels != supernet.in_channels:
+        raise ValueError(f"the child takes images of {body.in_channels} channels, the supernet of {supernet.in_channels}; give as many")
     with torch.no_grad():
         for i, (layer, source) in enumerate(zip(arch.layers, supernet.mixed(), strict=True)):
             if layer.names[0] == "skip" and source.layer.skip is not None:
@@ -45,12 +47,24 @@ def inherit_weights(child: nn.Module, supernet: Supernet) -> nn.Module:
         own += supernet.head_def.name == "ssdlite"  # the background
         if outputs is not None and outputs != own:
             raise ValueError(f"the child has {outputs} classes, the supernet {own}; give as many")
+        like = supernet.head_of(arch)
         for part, place in supernet.head.places.items():
             theirs, target = _part(supernet.head, part), _part(child, place)
             if theirs is None or target is None:
                 raise ValueError(f"the child has no {place}: it is not under the head {supernet.head_def.name}")
+            _check_head(target.state_dict(), _part(like, part).state_dict(), place, supernet.head_def.name)
             copy_part(target.state_dict(), theirs.state_dict(), place)
     return child
+
+
+def _check_head(target: dict[str, Tensor], like: dict[str, Tensor], where: str, head: str) -> None:
+    """A head is narrower than the supernet's where it reads the maps and nowhere else: a slice of its inside would be another head."""
+    for name, value in target.items():
+        if name in like and like[name].shape != value.shape:
+            found, expected = tuple(value.shape), tuple(like[name].shape)
+            raise ValueError(
+                f"{where}.{name}: the child has {found}, the supernet's {head} would have {expected}; give it the same options"
+            )
 
 
 def _part(module: Any, path: str) -> Any:

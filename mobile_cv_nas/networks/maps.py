@@ -44,33 +44,39 @@ def dilate_blocks(blocks: nn.Sequential, info: FeatureInfo, arch: ArchDef, outpu
     """Dilates the first blocks of an arch in place, as `backbone.dilate` says, and returns what is then known of their maps.
 
     Raises:
-        InputError: no such stride, dilated already, or a block strides by more than convolutions.
+        InputError: no such stride, dilated already, or a block strides by more than convolutions; the blocks are then as they were.
     """
     named = list(blocks.named_children())
     last = [name for name, _ in named].index(info.blocks[-1])
     if info.strides[-1] != math.prod(row.stride for row in rows(arch)[: last + 1]):
         raise InputError(f"output_stride {output_stride}: the backbone is dilated already, to stride {info.strides[-1]}; give it as built")
-    stride, rate = 1, 1
+    stride, rate, changes = 1, 1, []
     for (name, block), row in zip(named[: last + 1], rows(arch)):
         strided = stride * row.stride <= output_stride
         stride *= row.stride if strided else 1
-        rate *= _dilate_block(name, block, rate, 1 if strided else row.stride)
+        changes += _dilated(name, block, rate, 1 if strided else row.stride)
+        rate *= 1 if strided else row.stride
     if stride != output_stride:
         raise InputError(f"output_stride {output_stride}: the backbone goes from stride {stride} to no such stride; choose one that it has")
+    for conv, attributes in changes:
+        for attribute, value in attributes.items():
+            setattr(conv, attribute, value)
     return info._replace(strides=[min(value, output_stride) for value in info.strides])
 
 
-def _dilate_block(name: str, block: nn.Module, rate: int, stride: int) -> int:
-    """Dilates a block's convolutions, in place, and takes out its stride unless that is given as 1. Returns that stride."""
-    found = 1
+def _dilated(name: str, block: nn.Module, rate: int, stride: int) -> list[tuple[nn.Conv2d, dict[str, tuple[int, int]]]]:
+    """What dilates a block's convolutions, and takes out its stride unless that is given as 1: attributes to be set."""
+    found, changes = 1, []
     for conv in [module for module in block.modules() if isinstance(module, nn.Conv2d)]:
         if isinstance(conv.padding, str):
             raise InputError(f"block {name}: cannot be dilated: its convolution has padding {conv.padding!r}; give a number")
+        attributes: dict[str, tuple[int, int]] = {}
         if conv.kernel_size != (1, 1):
             (d, e), (p, q) = conv.dilation, conv.padding
-            conv.dilation, conv.padding = (d * rate * found, e * rate * found), (p * rate * found, q * rate * found)
+            attributes = {"dilation": (d * rate * found, e * rate * found), "padding": (p * rate * found, q * rate * found)}
         if stride > 1:
-            found, conv.stride = found * conv.stride[0], (1, 1)
+            found, attributes["stride"] = found * conv.stride[0], (1, 1)
+        changes.append((conv, attributes))
     if found != stride:
         raise InputError(f"block {name}: cannot be dilated: its convolutions stride by {found}, its row by {stride}")
-    return stride
+    return changes

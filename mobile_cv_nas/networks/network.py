@@ -17,6 +17,7 @@ from ..nn.blocks import InvertedResidual, IRPool
 from ..nn.heads import HeadDef
 from ..nn.pool import GlobalPool
 from ..nn.shapes import Cost
+from ..nn.whole import WholeCandidate
 from .intermediates import Intermediates
 from .maps import FeatureInfo, dilate_blocks, stride_maps
 from .mixed import layer_dims
@@ -157,6 +158,8 @@ class Network(Intermediates, nn.Module):
         body = names[1 : names.index(self.maps.blocks[-1]) + 1]
         for i, name in enumerate(body):
             block = self.blocks.get_submodule(name)
+            if isinstance(block, WholeCandidate):
+                block = block.block
             if isinstance(block, InvertedResidual) and block.adds_input:
                 block.drop_path = StochasticDepth(rate * i / len(body), "row") if rate * i else None
 

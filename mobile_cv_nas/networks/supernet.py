@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
@@ -17,13 +18,14 @@ from ..arch.layer import map_sizes, reading
 from ..arch.show import block_lines, html_table, text_table, total_line
 from ..errors import InputError
 from ..nn.choice import ChoiceTable, Gates
+from ..nn.exact import ExactBuffers
 from ..nn.heads import HeadDef
 from ..nn.shapes import Cost, subsample, widened
 from .effective import Effective
 from .mixed import MixedBlock
 
 
-class Supernet(nn.Module):
+class Supernet(ExactBuffers):
     """All networks of a space in one (paper, Section 3); made by `build_supernet`.
 
     Before any `sample` or `select` the gates are softmax(alpha). `sample` draws Gumbel-Softmax gates, `select` sets one-hot ones; gates are
@@ -62,11 +64,17 @@ class Supernet(nn.Module):
         self._sides = [map_sizes(space.layers, size) for size in space.input_sizes]
         widths = [block.width for block in blocks.values()]
         self._widths = [widths[i] for i in self._reads]
-        self.head = head.build(self._widths, [self._sides[-1][0], *(self._sides[-1][i + 1] for i in self._reads)])
+        self._head_sides = [self._sides[-1][0], *(self._sides[-1][i + 1] for i in self._reads)]
+        self.head = head.build(self._widths, self._head_sides)
         self.table.compile_tables()
         self.effective = Effective(space, self.table, in_channels, head)
         self._index_units()
         self.off: set[int] = set()
+
+    def head_of(self, arch: ArchDef) -> Any:
+        """The head as a child of that arch has it, on the meta device: names and shapes alone."""
+        with torch.device("meta"):
+            return self.head_def.build([arch.layers[i].channels[0] for i in self._reads], self._head_sides)
 
     def count_under(self, head: HeadDef) -> None:
         """From now on costs are of children under this head: its own kind, for another number of classes."""
@@ -105,10 +113,18 @@ class Supernet(nn.Module):
         alphas = {id(p) for p in self.alpha_parameters()}
         return [p for p in self.parameters() if id(p) not in alphas]
 
+    def with_alphas(self, alphas: nn.ParameterDict) -> Supernet:
+        """The same weights and buffers, in the same memory, under other alphas (such as `table.alpha`), whose softmax its gates are."""
+        shared: list[Any] = [self.space, *self.parameters(), *self.buffers()]
+        memo = {id(one): one for one in shared} | {id(self.table.alpha): alphas, id(self.table.given): None}
+        found = copy.deepcopy(self, memo)
+        found.reset()
+        return found
+
     # -- gates -------------------------------------------------------------------------------------------------------------------
 
     def sample(self, temperature: float) -> None:
-        """Draws Gumbel-Softmax gates for every choice (Eq. 4); on all ranks the same. Raises ValueError unless temperature > 0."""
+        """Draws Gumbel-Softmax gates for every choice (Eq. 4); on all ranks the same. Raises InputError unless 0 < temperature < inf."""
         self.table.sample(temperature)
 
     def select(self, arch: ArchDef) -> None:

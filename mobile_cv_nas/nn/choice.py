@@ -16,6 +16,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import InputError, real, shown
+from .exact import ExactBuffers
+
 SKIP = object()  # the value of a property for a block that is not there
 
 
@@ -106,7 +109,7 @@ else:
     MaybeGates = Any
 
 
-class ChoiceTable(nn.Module):
+class ChoiceTable(ExactBuffers):
     """All choices of a supernet: their alphas, noise and selection, and the tensors that layers asked for.
 
     Args:
@@ -172,7 +175,7 @@ class ChoiceTable(nn.Module):
         """
         if len(options) == 1:
             return options[0]
-        indicator = torch.zeros(self.columns, max(4, len(options)), dtype=torch.float64)
+        indicator = torch.zeros(self.columns, options[-1] // 2 + 1 if taps else len(options), dtype=torch.float64)
         for i, value in enumerate(values):
             if value is not SKIP and taps:
                 indicator[i, : value // 2 + 1] = 1  # a kernel has the rings 0 ... k // 2
@@ -201,7 +204,8 @@ class ChoiceTable(nn.Module):
         for i, (_, without, _) in enumerate(self._marginals):
             skipped[i, without] = True
         self.register_buffer("_skipped", skipped, persistent=False)
-        indicators = [indicator for _, _, indicator in self._marginals]
+        widest = max([0, *(indicator.shape[1] for _, _, indicator in self._marginals)])  # stacked, they need one width
+        indicators = [F.pad(indicator, (0, widest - indicator.shape[1])) for _, _, indicator in self._marginals]
         self.register_buffer("_indicators", torch.stack(indicators) if indicators else skipped, persistent=False)
         kernels = [slot.options[-1] for slot in self._slots if slot.kind == "taps"]
         reach = max([1, *kernels]) // 2
@@ -212,8 +216,11 @@ class ChoiceTable(nn.Module):
 
     def sample(self, temperature: float) -> None:
         """Draws Gumbel noise for every choice, the same on every rank of a distributed run (Eq. 4)."""
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, not {temperature}: the paper anneals it from 5.0 towards 0.1")
+        tau = real(temperature)
+        if not 0 < tau < torch.inf:
+            raise InputError(
+                f"temperature must be positive and finite, not {shown(temperature)}: the paper anneals it from 5.0 towards 0.1"
+            )
         tiny = torch.finfo(torch.float64).tiny
         noise = -torch.empty(self.noise.shape, dtype=torch.float64).exponential_().clamp_(min=tiny).log_()
         noise = noise.to(self.noise.device)
@@ -221,7 +228,7 @@ class ChoiceTable(nn.Module):
             dist.broadcast(noise, src=0)
         # New tensors rather than new contents: a graph that is still to be run backward keeps the old ones.
         self.noise = noise
-        self.temperature = torch.full_like(self.temperature, temperature)
+        self.temperature = torch.full_like(self.temperature, tau)
         self.picked = self.given = None
 
     def select(self, picks: Mapping[str, int]) -> None:

@@ -8,6 +8,7 @@ activation follows. Both equal masking the map after norm and activation, and no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -44,11 +45,13 @@ class _Blend(torch.autograd.Function):
 
 
 def activate(x: Tensor, activation: str | Dist, gates: Gates) -> Tensor:
-    """The activation `x` gets under the gates: one of the options, or the gated blend of relu and hswish; may work in place."""
+    """The activation `x` gets under the gates: one of the options, or their gated sum; may work in place."""
     weights = gates.tensor(activation)
     if weights is None or not isinstance(activation, Dist):
         return _FUNCTIONS[gates.value(activation)](x, inplace=True)
-    return _Blend.apply(x, weights[activation.options.index("hswish")])
+    if set(activation.options) == {"relu", "hswish"}:  # the library's own blocks have no other pair
+        return _Blend.apply(x, weights[activation.options.index("hswish")])
+    return reduce(torch.add, (weight * _FUNCTIONS[option](x) for option, weight in zip(activation.options, weights.unbind())))
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class ConvNormAct(nn.Module):
         c_out: output channels. Without an activation the output is masked; with one, whoever reads it applies the mask.
         kernel: odd kernel size; a `Dist` takes smaller kernels from the centre of the largest.
         stride: stride of the convolution.
-        activation: name in `ACTIVATIONS`, a `Dist` over relu and hswish, or None.
+        activation: name in `ACTIVATIONS`, a `Dist` over such names, or None.
         groups: groups of the convolution; None makes it depthwise.
         options: bias, padding and epsilon.
 

@@ -36,3 +36,10 @@ OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "norm_eps": ("a number above 0 and up to 1", lambda v: _number(v) and 0 < v <= 1),
 }
 """What an option of a block row may be: words for the error message, and the check."""
+
+ARGUMENTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **OPTIONS,
+    "kernel": ("an odd int from 1 to 65535", lambda v: _positive(v) and v % 2 == 1),
+    "ratio": ("an int from 1 to 65536", _positive),
+}
+"""The same of what only a name may give: the constructor's arguments of the library's own blocks."""

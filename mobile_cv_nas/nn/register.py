@@ -13,7 +13,9 @@ from torch import nn
 
 from ..errors import InputError, shown
 from .blocks import BLOCKS, Block, Dims, Skip
-from .options import OPTIONS
+from .options import ARGUMENTS, OPTIONS
+
+_REGISTERED = f"{__package__}.registered"
 
 
 def block_type(name: str) -> tuple[type[Block], Mapping[str, Any]]:
@@ -47,8 +49,8 @@ def register_block(name: str, kind: Any, **arguments: Any) -> None:
         raise InputError(f"a block is already called {name}; choose another name")
     if not isinstance(kind, type) or not issubclass(kind, nn.Module):
         raise InputError(f"the block {name} must be a class derived from nn.Module, not {shown(kind)}")
-    if not issubclass(kind, Block):
-        kind = type(kind.__name__, (kind, Block), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    if not issubclass(kind, Block):  # the class made of it is pickled by its place in `registered`
+        kind = type(kind.__name__, (kind, Block), {"__module__": _REGISTERED, "__qualname__": name, "__doc__": kind.__doc__})
     where = f"the block {name}: {kind.__name__}"
     takes = inspect.signature(kind.__init__).parameters.values()
     positional = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
@@ -58,6 +60,7 @@ def register_block(name: str, kind: Any, **arguments: Any) -> None:
     for key in arguments:
         if key not in known:
             raise InputError(f"{where} has no argument {key}; it takes {', '.join(known) or 'none beside dims'}")
+    _check_ours(kind, arguments, known, where)
     unknown = sorted(set(kind.options) - set(known) - Block.sizes)
     if unknown:
         raise InputError(f"{where}.options names {unknown[0]}, which its constructor does not take; it takes {', '.join(known) or 'none'}")
@@ -65,6 +68,18 @@ def register_block(name: str, kind: Any, **arguments: Any) -> None:
     if missing:
         raise InputError(f"{where} needs a value for {missing[0]}: register_block({name!r}, {kind.__name__}, {missing[0]}=...)")
     BLOCKS._do_register(name, partial(kind, **arguments))
+
+
+def _check_ours(kind: Any, arguments: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> None:
+    """Checks the values of those arguments that a constructor of this library reads; a class of a user's may mean others by its own."""
+    if getattr(kind.Arguments, "__module__", "").partition(".")[0] != __name__.partition(".")[0]:
+        return
+    own = inspect.signature(kind.__init__).parameters
+    for key, value in arguments.items():
+        words, fits = ARGUMENTS[key] if key in ARGUMENTS and key not in own else ("", lambda _: True)
+        if not fits(value) and not (value is None and defaults[key] is None):
+            also = " or None" if defaults[key] is None else ""
+            raise InputError(f"{where}: {key} must be {words}{also}, not {shown(value)}")
 
 
 @cache

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import InputError, positive_int
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -17,7 +19,7 @@ class Cost:
 
     Args:
         macs: multiply-accumulates of convolutions and linear layers, plus the elements entering adaptive pools.
-        params: number of trainable parameters.
+        params: number of parameters, frozen ones too; statistics of norms are none.
 
     Both are ints for a child and float64 scalars (differentiable) for a supernet.
     """
@@ -75,15 +77,19 @@ def subsample(x: Tensor, size: int) -> Tensor:
         (N, C, size, size); `x` itself when it has that size already.
 
     Raises:
-        ValueError: the maps are not square, or smaller than `size`.
+        InputError: the maps are no (N, C, H, H) or smaller than `size`, or `size` is no positive int.
 
     >>> subsample(torch.arange(4.0).expand(1, 1, 4, 4), 2)[0, 0]
     tensor([[0., 2.],
             [0., 2.]])
     """
+    if not isinstance(size, int):  # the compiler would not follow the check of an int
+        size = positive_int(size, "subsample: size")
+    if x.ndim != 4:
+        raise InputError(f"subsample: maps must be (N, C, H, H), not of shape {tuple(x.shape)}")
     full = x.shape[-1]
     if x.shape[-2] != full or not 0 < size <= full:
-        raise ValueError(f"cannot subsample maps of {x.shape[-2]}x{full} to {size}x{size}: give square maps, not smaller")
+        raise InputError(f"cannot subsample maps of {x.shape[-2]}x{full} to {size}x{size}: give square maps, not smaller")
     if size == full:
         return x
     index = subsample_index(size, full, x.device)

@@ -37,7 +37,7 @@ class Compared:
         sizes: bytes of each of its files, by the ending of its name.
         ms: milliseconds of one image, where they were measured.
         arch: None where it was never published.
-        file: what `nas.load` takes, or None.
+        file: what `nas.load` takes, or None; then `classes` and `in_channels` are those of a network of the arch.
         dominated: another on the same images costs no more and scores no less.
     """
 
@@ -55,6 +55,8 @@ class Compared:
     ms: float | None = None
     arch: ArchDef | None = None
     file: Path | None = None
+    classes: int = 1000
+    in_channels: int = 3
     dominated: bool = False
 
     def cost(self, by: str) -> float | None:

@@ -17,7 +17,7 @@ from ..nn.choice import Choice
 from . import svg
 from .network import block_rows
 from .run import FRONT, RunFiles, read_run, score_rows
-from .tables import UNITS, amount, name_of
+from .tables import UNITS, amount, derived_how, name_of
 
 REPORT = "report.html"
 _PARTS = ("block", "channels", "hidden")  # of a layer, each perhaps a choice
@@ -116,11 +116,8 @@ def _summary(run: RunFiles) -> list[tuple[str, str, str]]:
             found.append((UNITS[key], f"{result[key]:,}", off))
     found += _other_costs(result)
     if "target" in result:
-        how = "argmax of the alphas"
-        if result["derived"] != "argmax":
-            how = f"best of {result['candidates_compared']} compared, of {result['candidates_within']} near the target"
         objective = result["objective"]
-        found.append((f"target, {_unit(objective)}", amount(result["target"], objective), how))
+        found.append((f"target, {_unit(objective)}", amount(result["target"], objective), derived_how(result)))
     return found
 
 
@@ -272,7 +269,9 @@ def _front(run: RunFiles) -> dict[str, Any] | None:
 
 
 def _command(run: RunFiles) -> str:
-    """What repeats the run."""
+    """What repeats the run: as it was called, where the run says so."""
+    if "command" in run.about:
+        return str(run.about["command"])
     tool = "tools/search_net.py" if run.space is not None else "tools/train_net.py"
     if run.keys.get("HEAD.NAME") and run.space is None:
         tool = "tools/train_segmenter.py" if run.keys["HEAD.NAME"] in ("lraspp", "deeplabv3") else "tools/train_detector.py"

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import bisect
 import math
-import os
 import random
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ..arch import ArchDef, ArchError, SearchSpace
+from ..arch import ArchDef, SearchSpace
 from ..arch.layer import map_sizes
 from ..engine.progress import short
-from ..errors import InputError, did_you_mean
+from ..errors import InputError
 from ..nn.shapes import Cost
 
 KINDS = {"input_size": "input size", "block": "block", "channels": "channels", "hidden": "hidden channels"}
+_UNITS = {"macs": "MACs", "params": "parameters"}  # of the costs that are drawn
 _SHARES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
 
@@ -87,9 +86,7 @@ class SpaceInfo:
 
         if self.size == 1:
             return ""
-        rows = [
-            [name, *(short(self.quantile(share, key)) for share in _SHARES)] for key, name in (("macs", "MACs"), ("params", "parameters"))
-        ]
+        rows = [[name, *(short(self.quantile(share, key)) for share in _SHARES)] for key, name in _UNITS.items()]
         text = f"costs of {len(self.drawn['macs'])} networks drawn at random: shares of them have at most\n"
         text += tabulate(
             rows, ["", *(f"{share:.0%}" for share in _SHARES)], disable_numparse=True, colalign=("left", *["right"] * len(_SHARES))
@@ -97,7 +94,7 @@ class SpaceInfo:
         return text + (f"\n{self._placed(*self.target)}" if self.target else "")
 
     def _placed(self, cost: float, objective: str) -> str:
-        unit = {"macs": "MACs", "params": "parameters"}[objective]
+        unit = _UNITS[objective]
         low, high = ((self.smallest[1].macs, self.largest[1].macs) if objective == "macs" else self.params)[:2]
         if not low <= cost <= high:
             return f"{short(cost)} {unit} is out of reach"
@@ -155,8 +152,11 @@ def space_info(
         draws: members whose costs show how they are distributed.
         target: a cost to place among them, and what it counts: (60e6, "macs").
 
-    Raises InputError if `num_classes` is not positive.
+    Raises InputError if `num_classes` is not positive, or the target is of another cost than MACs or parameters.
     """
+    if target is not None and target[1] not in _UNITS:
+        why = "it needs a latency table, which a space has not" if target[1] == "latency" else "a space is not measured by it"
+        raise InputError(f"--target: {target[1]} cannot be placed: {why}; give MACs or parameters, such as 60M or '4M params'")
     if num_classes < 1:
         raise InputError(f"--num-classes: must be a positive int, not {num_classes}")
     choices: dict[str, tuple[int, ...]] = dict.fromkeys(KINDS, ())
@@ -182,26 +182,6 @@ def _drawn(space: SearchSpace, num_classes: int, draws: int) -> dict[str, tuple[
     rng = random.Random(0)
     costs = [space.cost(space.sample(rng), num_classes) for _ in range(draws)]
     return {"macs": tuple(sorted(cost.macs for cost in costs)), "params": tuple(sorted(cost.params for cost in costs))}
-
-
-def find_space(name: str | os.PathLike) -> SearchSpace:
-    """The space of a file (a name with a slash or ending in .yaml), or a shipped one by its name, such as `fbnetv2_l`.
-
-    Raises ArchError, which names the shipped ones.
-    """
-    from ..configs import config_path
-
-    text = os.fspath(name)
-    if text.lower().endswith((".yaml", ".yml")) or "/" in text:
-        return SearchSpace.load(text)
-    try:
-        return SearchSpace.load(config_path(f"spaces/{text}.yaml"))
-    except FileNotFoundError:
-        folder = config_path("spaces/fbnetv2_l.yaml").parent
-        shipped = sorted(file.stem for file in Path(folder).glob("*.yaml"))
-        raise ArchError(
-            f"{text}: no shipped space{did_you_mean(text, shipped)}; there are {', '.join(shipped)}; or give a .yaml file"
-        ) from None
 
 
 def _blocks(arch: ArchDef) -> list[tuple[Any, ...]]:

@@ -34,6 +34,12 @@ def result_table(result: Mapping[str, Any], weights: str) -> str:
     return table(rows)
 
 
+def derived_how(result: Mapping[str, Any]) -> str:
+    """How an arch was found, in words."""
+    how, compared = str(result["derived_in_words"]), result["candidates_compared"]
+    return f"{how}, best of {compared} compared, {result['candidates_within']} near the target" if compared else how
+
+
 def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, float], found_by: str = "search") -> str:
     """The result of a search and of the training of its child; or where it was stopped."""
     if not result["finished"]:
@@ -41,9 +47,6 @@ def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, f
     if "targets" in result:
         return _targets_table(result["targets"], folder, seconds)
     cost, key = result.get("counted", result[result["objective"]]), next((k for k in ("top1", "miou", "ap50") if f"val_{k}" in result), "")
-    how, compared = result["derived_in_words"], result["candidates_compared"]
-    if compared:
-        how += f", best of {compared} compared, {result['candidates_within']} near the target"
     scores = [(of, prefix + key) for of, prefix in (("test", ""), ("validation", "val_")) if prefix + key in result]
     return table(
         [
@@ -51,7 +54,7 @@ def search_table(result: Mapping[str, Any], folder: str, seconds: tuple[float, f
             *_costs(result),
             *_counted(result),
             *_aim(result, cost),
-            ("derived", how),
+            ("derived", derived_how(result)),
             *_decided(result.get("entropy")),
             (found_by, f"{seconds[0]:.0f} s"),
             ("training and test", f"{seconds[1]:.0f} s"),

@@ -5,7 +5,6 @@ Where the alphas of the search are far from the target, they alone first learn o
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import math
@@ -13,24 +12,21 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..arch import ArchDef
-from ..data.build import build_loader
 from ..data.data_set import Data
 from ..data.digest import data_digest
-from ..data.loader import derive_seed
+from ..deploy.latency.table import digest_matches
 from ..engine.about import about_run
-from ..engine.randomness import seed_everything
-from ..engine.run_folder import CHECKPOINTS, RESULT, fingerprint
+from ..engine.run_folder import fingerprint, remove
 from ..engine.runtime import Runtime
-from ..engine.step import Loss
 from ..engine.stop import StopRequest
-from ..errors import FileError, InputError
+from ..errors import InputError
 from ..files import atomic_write, dump_yaml
 from ..networks.supernet import Supernet
 from ..nn.shapes import Cost
@@ -39,20 +35,18 @@ from ..report.run import CHILD
 from ..training.options import Recipe
 from ..training.trainer import data_for
 from .derive import Candidate, Derived, draw_candidates
-from .folder import empty, write_results
+from .facts import cost_facts
+from .folder import NETWORKS, arch_name, earlier_archs, write_results
 from .goal import Goal
-from .objective import parse_limits, parse_target
+from .learn_on import expected_cost, learn_on
+from .objective import parse_limits, parse_target, table_of
 from .options import SearchOptions
 from .pace import paced
 from .result import SearchResult
 from .run import SearchRun
-from .saved import SEARCH, SavedSearch, load_search, set_alphas
-from .strategies import find_strategy
-from .strategies.base import Setting
+from .saved import SavedSearch, load_search, set_alphas
 
 _LOG = logging.getLogger(__name__)
-_FAR = 2.0  # tolerances between the expected cost and the target, beyond which the alphas learn on
-NETWORKS = "networks.yaml"
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ class Derivation:
         """The networks as networks.yaml lists them."""
         return [
             {
-                "arch": f"arch_{rank}.yaml",
+                "arch": arch_name(rank),
                 **self.goal.costs(one.arch),
                 "macs": one.cost.macs,
                 "params": one.cost.params,
@@ -102,12 +96,13 @@ class Derivation:
 
     def chosen(self) -> Derived:
         """The best of them, as a search names its own."""
-        return Derived(self.networks[0].arch, "sampled", self.within, self.compared, self.networks[0].score)
+        best = self.networks[0]
+        how = "argmax" if best.arch == self.supernet.derive() else "sampled"
+        return Derived(best.arch, how, self.within, self.compared, best.score)
 
     def save(self, folder: Path) -> None:
-        """Writes arch_1.yaml, ... and networks.yaml, the list of them, in place of those of an earlier one. Raises FileError."""
-        for earlier in folder.glob("arch_[0-9]*.yaml"):
-            earlier.unlink()
+        """Writes arch_1.yaml, ... and networks.yaml, the list of them, in place of those that an earlier one lists. Raises FileError."""
+        remove(folder, earlier_archs(folder) or ())
         rows = self.rows()
         for one, row in zip(self.networks, rows, strict=True):
             one.arch.save(folder / row["arch"])
@@ -126,6 +121,8 @@ def derive_networks(
     recipe: Recipe | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
     limits: Any = None,
+    test: Any = None,
+    table: Any = None,
 ) -> Derivation:
     """Derives networks for a new target from a finished search, without searching again.
 
@@ -135,19 +132,24 @@ def derive_networks(
         train, val: the images of the search again, where they were torch Datasets; else they are read as then.
         count: networks that are wanted.
         epochs: at most, in which the alphas alone learn on where they are far from the target; 0 for none.
-        recipe: in place of the one that was searched with, such as another root of the images.
+        recipe: in place of the one that was searched with, such as another root of the images; its seed stays that of the search.
         loss: the one of the search, where it had one of its own.
         limits: at most so much of other costs, {"params": "2M"}, in place of those of the search.
+        test: the test images of the search, where they were a torch Dataset; no network is ranked on them.
+        table: of latency, for a target or limits in milliseconds: a file, the name of a shipped one, or a LatencyTable; by default that of
+            the search.
 
     Raises:
-        InputError: no finished search, other images than those of the search, a target out of reach; DeriveError: none was found near it.
+        InputError: no finished search, other images than those of the search, milliseconds without a table, a target out of reach;
+            DeriveError: none was found near it.
     """
     saved = load_search(run)
     recipe = recipe or saved.recipe
     if train is None and recipe.data.dataset == "imagefolder" and not recipe.data.root:
         raise InputError(f"{run}: was searched on Datasets from Python; give the same ones as train and val")
-    data = data_for(recipe, recipe.data.root if train is None else train, val, None, None if train is None else saved.task.classes)
+    data = data_for(recipe, recipe.data.root if train is None else train, val, test, None if train is None else saved.task.classes)
     options = saved.options if limits is None else replace(saved.options, limits=limits)
+    options = replace(options, table=table or options.table)
     search = again(saved, target, data, recipe, options, loss=loss, source=str(run))
     return derive_more(search, saved, count, epochs)
 
@@ -163,6 +165,12 @@ def again(
     source: str = "",
 ) -> SearchRun:
     """A search of the same kind for another target, not begun. Raises InputError where images or target do not go with it."""
+    if saved.options.strategy == "single_path":
+        raise InputError(
+            f"{source}: was searched by single_path, whose thresholds decide by norms of weights and are of its own target alone; search "
+            "for the new target, or by another SEARCH.STRATEGY"
+        )
+    recipe = replace(recipe, seed=saved.recipe.seed)  # another would split the training images otherwise than the weights learnt from them
     digest = data_digest(data)
     if any(digest[split] != saved.digest[split] for split in ("train", "val")):
         raise InputError(
@@ -172,8 +180,27 @@ def again(
     number, objective = parse_target(target, saved.options.objective)
     limits = {name: most for name, most in parse_limits(options.limits).items() if name != objective}  # that has a target now
     options = replace(options, target=number, targets=(), objective=objective, table=options.table or saved.options.table, limits=limits)
+    _check_table(saved, options, source)
     options = paced(options, data.train, recipe.seed, told=False)
     return SearchRun(saved.space, data, options, recipe, inherit, loss, source)
+
+
+def _check_table(saved: SavedSearch, options: SearchOptions, source: str) -> None:
+    """Raises InputError where milliseconds are counted without a table, or one is given for nothing; says where it is of another space."""
+    given = options.table if options.table != saved.options.table else None
+    if options.objective != "latency" and "latency" not in options.limits:
+        if given:
+            raise InputError("--table: neither the target nor a limit is in milliseconds; leave it out, or give --target '8 ms'")
+        return
+    if not options.table:
+        raise InputError(
+            f"{source}: was searched without a latency table, which milliseconds need; name its file, or a shipped one: "
+            "--table phone.json, from Python table='phone.json'"
+        )
+    table = table_of(options.table)
+    if given and not digest_matches(table, saved.space):
+        of, mine = table.space or "another space", saved.space.name or "a space without a name"
+        _LOG.warning("the table was made for %s, and the search was of %s: what it does not know of these networks is an error", of, mine)
 
 
 def derive_more(search: SearchRun, saved: SavedSearch, count: int = 5, epochs: int = 10) -> Derivation:
@@ -182,11 +209,13 @@ def derive_more(search: SearchRun, saved: SavedSearch, count: int = 5, epochs: i
         raise InputError(f"count {count}, epochs {epochs}: give 1 network or more, and no fewer than 0 epochs")
     (goal,) = search.goals.values()
     supernet = _nearest(saved, goal, search.runtime)
-    passed = _learn_on(search, saved, supernet, goal, epochs)
+    passed = learn_on(search, saved, supernet, goal, epochs)
     o = search.options
     candidates = draw_candidates(saved.space, supernet.probabilities(), goal, o.draws, search.recipe.seed)
     compared = _with_argmax(supernet, goal, candidates)[: max(count, o.candidates)]
-    scores = search.measured(supernet, [one.arch for one in compared])
+    # Of a search with test images the validation images judged, and weights may have learnt from all others.
+    images = search.data.val if "test" in saved.digest else search.judges()
+    scores = search.measured(supernet, [one.arch for one in compared], images)
     order = sorted(range(len(compared)), key=lambda i: (*(-value for value in scores[i]), i))[:count]
     found = tuple(
         Ranked(
@@ -201,11 +230,18 @@ def derive_more(search: SearchRun, saved: SavedSearch, count: int = 5, epochs: i
 
 
 def train_derived(
-    search: SearchRun, found: Derivation, folder: Path, seconds: float = 0.0, stop: StopRequest | None = None
+    search: SearchRun,
+    found: Derivation,
+    folder: Path,
+    seconds: float = 0.0,
+    stop: StopRequest | None = None,
+    config: str = "",
+    command: str = "",
 ) -> SearchResult:
     """Trains and tests the best network into a folder, which is left as a search leaves it; goes on with an interrupted training.
 
-    `seconds` are those of the derivation. The folder's lock is the caller's.
+    `seconds` are those of the derivation, `config` is kept as config.yaml, and the report says that `command` repeats it. The folder's
+    lock is the caller's.
     """
     best, start = found.chosen(), time.monotonic()
     trained = search.train_child(found.supernet, best.arch, folder / CHILD, stop)
@@ -214,35 +250,17 @@ def train_derived(
     spent = (seconds, time.monotonic() - start)
     result = SearchResult(folder, True, best.arch, search.child_cost(best.arch), found.goal, best, found.supernet, trained, spent)
     if search.runtime.main:
+        result = replace(result, facts=cost_facts(found.goal, found.supernet, best.arch, partial(search.child, best.arch)))
+        if config:
+            atomic_write(folder / "config.yaml", config)
         best.arch.save(folder / "arch.yaml")
         draw_arch(best.arch, folder / "arch.png")
         recipe = search.recipe
         parts = {"kind": "derivation", "space": json.dumps(search.space.to_dict()), "SEED": recipe.seed}
         options = fingerprint(parts, data=recipe.data, search=search.options, head=recipe.head, runtime=recipe.runtime)
         about = about_run(search.runtime, search.data, options, {"derivation": seconds, "training": trained.seconds})
-        write_results(result, about, search.task, 0)
+        write_results(result, about | ({"command": command} if command else {}), search.task, 0)
     return result
-
-
-def prepare_derived(folder: Path, resume: bool, overwrite: bool = False) -> None:
-    """Prepares the folder of a derivation: what an earlier one left is removed, unless its training shall go on.
-
-    Raises FileError where that would be a training, unless `overwrite` says that it is meant, or something else than a derivation.
-    """
-    child = folder / CHILD
-    if not (folder / NETWORKS).exists() and ((folder / RESULT).exists() or (folder / SEARCH).exists() or (folder / CHECKPOINTS).exists()):
-        raise FileError(f"{folder}: holds another run, which this would replace; give another --output")
-    if resume:
-        return
-    trained = "a finished" if (child / RESULT).exists() else "an unfinished" if any((child / CHECKPOINTS).glob("*.pt")) else ""
-    if trained and not overwrite:
-        raise FileError(f"{folder}: holds {trained} training; add --resume to go on, --overwrite to replace it, or give another --output")
-    empty(folder)
-
-
-@torch.no_grad()
-def _expected(supernet: Supernet, goal: Goal) -> float:
-    return float(goal.expected(supernet, noise=False))
 
 
 def _nearest(saved: SavedSearch, goal: Goal, runtime: Runtime) -> Supernet:
@@ -251,7 +269,7 @@ def _nearest(saved: SavedSearch, goal: Goal, runtime: Runtime) -> Supernet:
 
     def distance(target: Any) -> float:
         set_alphas(supernet, target.alphas)
-        return abs(math.log(_expected(supernet, goal) / goal.target))
+        return abs(math.log(expected_cost(supernet, goal) / goal.target))
 
     set_alphas(supernet, min(saved.targets, key=distance).alphas)
     return supernet
@@ -263,43 +281,6 @@ def _with_argmax(supernet: Supernet, goal: Goal, candidates: Sequence[Candidate]
     cost = goal.cost(supernet.space, arch)
     if not (goal.met(cost) and goal.allows(arch)) or any(one.arch == arch for one in candidates):
         return list(candidates)
-    chance = sum(math.log(float(p.max())) for p in supernet.probabilities().values())
+    probabilities = supernet.probabilities()
+    chance = sum(math.log(float(probabilities[name][i])) for name, i in supernet.space.deciding(supernet.space.encode(arch)).items())
     return [Candidate(arch, cost, chance), *candidates]
-
-
-def _learn_on(search: SearchRun, saved: SavedSearch, supernet: Supernet, goal: Goal, epochs: int) -> int:
-    """Lets the alphas learn towards the goal until their expected cost is within the tolerance; the number of epochs it took."""
-    o = search.options
-    if epochs == 0 or abs(_expected(supernet, goal) / goal.target - 1) <= _FAR * goal.tolerance:
-        return 0
-    if saved.own_loss and search.task.losses.own is None:
-        raise InputError("the search had a loss of its own, and the target is far: give the same `loss`, or epochs=0")
-    o = paced(o, search.data.train, search.recipe.seed, told=False)
-    strategy = find_strategy(o.strategy)(Setting(supernet, search.task, goal, o, search.runtime, search.recipe.seed))
-    if "alphas" not in strategy.steppers:
-        return 0
-    _, half = search.data.train.halves(o.alpha_fraction, search.recipe.seed)
-    runtime, stepper, last = search.runtime, strategy.steppers["alphas"], o.epochs - 1
-    parts = runtime.options.accumulate
-    per_rank, seed = runtime.batch_size(o.batch_size), derive_seed(search.recipe.seed, 2)
-    loader = build_loader(search.recipe.data, half, saved.space.max_input_size, per_rank, True, runtime.shard, seed)
-    for group in stepper.optimizer.param_groups:
-        group["lr"] = strategy.rate("alphas", 1.0)
-    seed_everything(search.recipe.seed)
-    for epoch in range(epochs):
-        strategy.begin("alphas", last)
-        steps = len(loader) // parts
-        batches = loader.epoch(epoch, stop=steps * parts)
-        for step in range(steps):
-            strategy.prepare("alphas", last, step)
-            moved = [[runtime.move(part) for part in batch] for batch in itertools.islice(batches, parts)]
-
-            def loss(batch: Any, number: int, place: tuple[int, int] = (o.epochs + epoch, step)) -> Loss:
-                return strategy.loss("alphas", batch, (*place, number))
-
-            term = stepper.step(moved, parts, loss, list).term
-            if term is not None:
-                _LOG.warning("epoch %d of the alphas, step %d: %s is not finite; step skipped", epoch + 1, step + 1, term)
-        if abs(_expected(supernet, goal) / goal.target - 1) <= goal.tolerance:
-            return epoch + 1
-    return epochs

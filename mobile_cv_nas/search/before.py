@@ -36,13 +36,19 @@ def search_start(run: SearchRun, folder: str | os.PathLike, train_child: bool = 
         seconds = seconds_a_step(phase, runtime, "SEARCH", epochs - 1) if times else 0.0
         stages.append(Stage(phase.name, times * phase.steps, seconds))
     memory = peak_memory(runtime.device)
-    del searcher
     goal = list(run.goals.values())[-1]
-    arch = near(run.space, goal)
-    if train_child:
+    arch, count = near(run.space, goal), len(run.goals)
+    archs, alone = searcher.turns[-1].strategy.asks()
+    if archs:
+        stages.append(Stage("comparison", archs * count, run.measure(searcher.supernet).seconds(arch) / runtime.world))
+    del searcher
+    if train_child or alone:
         trainer = Trainer(run.child_task.child(arch), arch, run.data, run.recipe, runtime)
         one = training_stage(trainer, "child")
-        stages.append(replace(one, steps=one.steps * len(run.goals), beside=one.beside * len(run.goals)))
+        if alone:
+            stages.append(Stage("single archs", trainer.steps * alone * count, one.seconds))
+        if train_child:
+            stages.append(replace(one, steps=one.steps * count, beside=one.beside * count))
     rows = [
         ("space", f"{run.space.name or 'unnamed'}, {run.space.size():.2g} networks"),
         ("target", ", ".join(_target(one) for one in run.goals.values())),

@@ -24,9 +24,14 @@ class Evolution:
         mutation: probability of each choice to be drawn anew.
     """
 
-    population: int = 32
-    generations: int = 10
-    mutation: float = 0.1
+    population: int
+    generations: int
+    mutation: float
+
+    @property
+    def archs(self) -> int:
+        """That it looks at, at most, if no more are given to begin with."""
+        return max(2, self.population) * (1 + self.generations)
 
     def run(
         self,

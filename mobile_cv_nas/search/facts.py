@@ -17,10 +17,12 @@ from .objective import Objective, Summed
 
 
 @torch.no_grad()
-def cost_facts(goal: Goal, supernet: Supernet, arch: ArchDef, build: Callable[[], nn.Module]) -> dict[str, Any]:
+def cost_facts(
+    goal: Goal, supernet: Supernet, arch: ArchDef, build: Callable[[], nn.Module], expected: Callable[[Objective], float] | None = None
+) -> dict[str, Any]:
     """Plain values for result.json.
 
-    By the objective's name its cost and, as `<name>_expected`, its expectation under softmax(alpha); of each of the limits the same in
+    By the objective's name its cost and, as `<name>_expected`, its expectation; of each of the limits the same in
     `limits`; where one is latency, `latency_measured` in milliseconds, or None and, as `latency_not_measured`, why.
 
     Args:
@@ -28,16 +30,17 @@ def cost_facts(goal: Goal, supernet: Supernet, arch: ArchDef, build: Callable[[]
         supernet: as it was trained.
         arch: that was found.
         build: makes its network.
+        expected: of an objective; see `Strategy.expected`. Without it under softmax(alpha).
     """
+    expected = expected or (lambda measure: measure.expected(supernet, False).item())
     costs = goal.costs(arch)
     found: dict[str, Any] = {
         goal.objective: costs[goal.objective],
-        f"{goal.objective}_expected": goal.expected(supernet, noise=False).item(),
+        f"{goal.objective}_expected": expected(goal.by),
     }
     if goal.limits:
         found["limits"] = {
-            one.objective: {"most": one.most, "cost": costs[one.objective], "expected": one.measure.expected(supernet, False).item()}
-            for one in goal.limits
+            one.objective: {"most": one.most, "cost": costs[one.objective], "expected": expected(one.measure)} for one in goal.limits
         }
     table = _table(goal.by, *(one.measure for one in goal.limits))
     if table is not None:

@@ -1,7 +1,7 @@
 """The result folder of a search: what it is emptied of, and what it is left with, for one target or for several.
 
 For one target the folder itself holds arch, figures, child and result; for several each target has a folder of its own that holds
-these, and front.yaml lists them. The supernet is kept once, in search.pt.
+these, and front.yaml lists them. The supernet is kept once, in search.pt. The folder of networks derived later has a list of them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 from ..arch import ArchDef, SearchSpace
 from ..engine.about import ABOUT, identity, write_about
 from ..engine.progress import short
-from ..engine.run_folder import RESULT, open_run, write_result
-from ..errors import FileError
+from ..engine.run_folder import CHECKPOINTS, RESULT, open_run, remove, write_result
+from ..errors import FileError, listed
 from ..files import atomic_write, dump_yaml, read_yaml
-from ..report.board import write_board
+from ..report.board import BOARD, write_board
 from ..report.choices import choices_page
 from ..report.front import dominated, draw_front
 from ..report.html import REPORT, write_report
@@ -51,9 +51,12 @@ _LEFT = (
     ABOUT,
     REPORT,
 )
+NETWORKS = "networks.yaml"
+# What `train_derived` leaves, and a test of its network.
+_TRAINED = (CHILD, TEST, "config.yaml", "arch.yaml", "arch.png", RESULT, ABOUT, REPORT, BOARD)
 
 
-def prepare(folder: Path, resume: bool, names: Sequence[str], configs: Mapping[str, str], overwrite: bool = False) -> bool:
+def prepare(folder: Path, resume: bool, names: Sequence[str], overwrite: bool = False) -> bool:
     """Prepares a folder for a search for the named targets; whether the run goes on from a checkpoint.
 
     The folders of the targets of an earlier, finished search are removed with the rest of it.
@@ -65,9 +68,13 @@ def prepare(folder: Path, resume: bool, names: Sequence[str], configs: Mapping[s
             empty(folder / name)
     for name in names:
         (folder / name).mkdir(exist_ok=True)
+    return goes_on
+
+
+def write_configs(folder: Path, configs: Mapping[str, str]) -> None:
+    """Leaves the configuration of the whole, "", and of each target by its name."""
     for name, text in configs.items():
         atomic_write(folder / name / "config.yaml", text)
-    return goes_on
 
 
 def _names_of(folder: Path) -> list[str]:
@@ -81,12 +88,54 @@ def _names_of(folder: Path) -> list[str]:
 
 def empty(folder: Path) -> None:
     """Removes what a search leaves in the folder of a target, and nothing else; the folder too if that was all."""
-    for name in (CHILD, FINALISTS):
+    for name in (CHILD, FINALISTS, TEST):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in _LEFT:
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def prepare_derived(folder: Path, resume: bool, overwrite: bool = False, count: int = 5, train: bool = False) -> None:
+    """Prepares the folder of a derivation of so many networks: what an earlier one left is removed, unless its training shall go on.
+
+    Nothing else is: `networks.yaml` lists the archs of an earlier one, and a folder that holds a child of it has been trained in.
+
+    Raises FileError where what is removed would be a training, or what is written (with `train` also by the training) would replace files
+    that no derivation left, unless `overwrite` says that it is meant; and where the folder holds another run.
+    """
+    child, earlier = folder / CHILD, earlier_archs(folder)
+    if earlier is None and any((folder / name).exists() for name in (RESULT, SEARCH, CHECKPOINTS)):
+        raise FileError(f"{folder}: holds another run, which this would replace; give another --output")
+    begun = (child / RESULT).exists() or any((child / CHECKPOINTS).glob("*.pt"))
+    own = [] if earlier is None else [NETWORKS, *earlier, *(_TRAINED if begun or (child / CHECKPOINTS).is_dir() else ())]
+    written = [NETWORKS, *map(arch_name, range(1, count + 1)), *(_TRAINED if train else ())]
+    foreign = [name for name in written if name not in own and (folder / name).exists()]
+    if foreign and not overwrite:
+        raise FileError(
+            f"{folder}: holds {listed(foreign)}, which this would replace and no derivation left; give another --output, or --overwrite"
+        )
+    if not resume:
+        if begun and CHILD in own and not overwrite:
+            state = "a finished" if (child / RESULT).exists() else "an unfinished"
+            raise FileError(f"{folder}: holds {state} training; add --resume to go on, --overwrite to replace it, or give another --output")
+        remove(folder, own)
+    remove(folder, foreign)
+
+
+def arch_name(rank: int) -> str:
+    """The file of the network of a rank, from 1."""
+    return f"arch_{rank}.yaml"
+
+
+def earlier_archs(folder: Path) -> list[str] | None:
+    """The arch files that a derivation left in a folder, as its networks.yaml lists them; None where there was none."""
+    try:
+        content = read_yaml(folder / NETWORKS)
+        names = [str(row["arch"]) for row in content["networks"]]
+    except (FileError, TypeError, KeyError):  # none, or of something else
+        return None
+    return names if names == [arch_name(rank) for rank in range(1, len(names) + 1)] else None
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
@@ -131,13 +180,13 @@ def draw_found(result: SearchResult, task: Task) -> None:
 
 def write_results(result: SearchResult, about: dict[str, Any], task: Task, step: int) -> None:
     """Leaves result.json, run.json and report.html, and for several targets front.yaml and front.png; result.json of the whole last."""
-    who = identity(about["options"])
+    options, spent = about["options"], about["seconds"]
     for one in result.targets or (result,):
         draw_found(one, task)
     for one in result.targets:
-        seconds = {**about["seconds"], "training": round(one.training.seconds, 1)} if one.training is not None else about["seconds"]
+        seconds = {**spent, "training": round(one.training.seconds, 1)} if one.training is not None else spent
         write_about(one.folder, {**about, "seconds": seconds})
-        write_result(one.folder, {**one.to_dict(), **who})
+        write_result(one.folder, {**one.to_dict(), **identity(options, seconds)})
         write_report(one.folder)
     if result.targets:
         rows = _front(result.targets, task)
@@ -145,7 +194,7 @@ def write_results(result: SearchResult, about: dict[str, Any], task: Task, step:
         _draw_front(rows, result.folder / "front.png", result.targets[0].goal, task)
     write_about(result.folder, about)
     _write_board(result, about, task, step)
-    write_result(result.folder, {**result.to_dict(), **who})
+    write_result(result.folder, {**result.to_dict(), **identity(options, spent)})
     write_report(result.folder)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ class Judge:
         images: that one measurement passes forward, and training images of an epoch.
         memory: see `new_memory`; what is saved.
         pause: called between measurements; saves where that is due, and raises `Stopped` where the run was asked to stop.
+        shown: archs to themselves, while progress is shown; asks in words for how it stands.
     """
 
     measure: Callable[[ArchDef], Score]
@@ -46,15 +48,17 @@ class Judge:
     images: tuple[int, int]
     memory: dict[str, Any]
     pause: Callable[[], None]
+    shown: Callable[[Sequence[ArchDef], Callable[[], str]], Iterator[ArchDef]] = lambda archs, status: iter(archs)
 
     def scores(self, archs: Sequence[ArchDef]) -> list[Score]:
         """Of each arch, with inherited weights; the processes share the work, and each gets all results."""
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
         known = self.memory["scores"]
         new = [arch for arch in dict.fromkeys(archs) if _key(arch) not in known]
+        own = self.shown(new[rank::world], lambda: f"best {max(values[0] for values in known.values()):.4f}" if known else "")
         for first in range(0, len(new), ROUND * world):
             part = new[first : first + ROUND * world]
-            mine = {_key(arch): list(self.measure(arch)) for arch in part[rank::world]}
+            mine = {_key(arch): list(self.measure(arch)) for arch in itertools.islice(own, len(part[rank::world]))}
             parts: list[dict[str, list[float]]] = [mine]
             if world > 1:
                 parts = [{} for _ in range(world)]
@@ -63,6 +67,7 @@ class Judge:
                 known.update(found)
             self._count("judged", part, self.images[0])
             self.pause()
+        next(own, None)  # the last is done
         return [_score(known[_key(arch)]) for arch in archs]
 
     def trained(self, archs: Sequence[ArchDef], epochs: int, stage: int = 0) -> list[Score]:
@@ -101,6 +106,14 @@ class Choosing:
     finalists: int = 1
     epochs: int = 0
     seed: int = 0
+
+    @property
+    def training(self) -> int:
+        """Epochs of all finalists together."""
+        rounds, left = 0, self.finalists
+        while left > 1:
+            rounds, left = rounds + left, left // 2
+        return rounds * self.epochs
 
     def best(self, judge: Judge, archs: Sequence[ArchDef], scores: Sequence[Score]) -> tuple[ArchDef, Score]:
         """The best of some archs that were measured, after the finalists' training if there are several; of equals the first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..arch import ArchDef
 from ..data.build import build_loader
 from ..data.data_set import Data, Split
 from ..engine.loop import Loop
+from ..engine.progress import Pieces
 from ..engine.run_folder import CHECKPOINTS
 from ..engine.runtime import Runtime
 from ..engine.stop import StopRequest
@@ -28,6 +30,7 @@ from .goal import Goal
 from .judge import Judge, Score, Stopped, new_memory
 from .options import SearchOptions
 
+_FEW = 64  # images of each kind that tell how long a measurement takes
 FINALISTS = "finalists"  # the folder of trainings that choose between archs
 
 
@@ -58,7 +61,7 @@ class Measure:
     def judge(self, loop: Loop, stop: StopRequest) -> Judge:
         """The judge of a run, whose memory is saved with the loop's results; trainings are left in its folder."""
         memory = loop.results.setdefault("judged", new_memory())
-        goal, space, folder = self.goal, self.supernet.space, loop.folder / FINALISTS
+        space, folder = self.supernet.space, loop.folder / FINALISTS
         calibration, images = self._calibration(), self._ranking()
 
         def measure(arch: ArchDef) -> Score:
@@ -76,15 +79,29 @@ class Measure:
                 raise Stopped
 
         def macs(arch: ArchDef) -> int:
-            return space.cost(arch, in_channels=goal.in_channels, head=goal.head).macs
+            return space.cost(arch, in_channels=self.task.in_channels, head=self.supernet.head_def).macs
 
-        count = len(images.loader.split) + sum(len(batch) for batch in calibration)
-        return Judge(measure, train, macs, (count, len(self.data.train)), memory, pause)
+        learnt = learning_images(self.data, self.options, self.recipe.seed)
+        return Judge(measure, train, macs, (self._images(), len(learnt)), memory, pause, Pieces(self.runtime, "comparing").each)
 
-    def scores(self, archs: Sequence[ArchDef]) -> list[Score]:
-        """Of archs with the supernet's weights and norm statistics of their own."""
-        calibration, images = self._calibration(), self._ranking()
-        return [measure_arch(self.supernet, arch, self.task, calibration, images) for arch in archs]
+    def seconds(self, arch: ArchDef) -> float:
+        """That one measurement of an arch takes, from one with a few images."""
+        few = replace(self, options=replace(self.options, recalibration_images=_FEW, ranking_images=_FEW))
+        calibration, images = few._calibration(), few._ranking()
+        for _ in range(2):  # the first starts the readers
+            begin = time.monotonic()
+            measure_arch(self.supernet, arch, self.task, calibration, images)
+        return (time.monotonic() - begin) * self._images() / few._images()
+
+    def _images(self) -> int:
+        """That one measurement passes forward."""
+        size, count = self._lots()
+        return size * count + len(self._ranking().loader.split)
+
+    def scores(self, archs: Sequence[ArchDef], images: Split | None = None) -> list[Score]:
+        """Of archs with the supernet's weights and norm statistics of their own; on `images` in place of `judging_images`."""
+        calibration, batches = self._calibration(), self._ranking(images)
+        return [measure_arch(self.supernet, arch, self.task, calibration, batches) for arch in archs]
 
     def inherited(self, arch: ArchDef) -> nn.Module:
         """The child of an arch with the supernet's weights and norm statistics of its own."""
@@ -98,8 +115,7 @@ class Measure:
         if self.runtime.main:
             folder.mkdir(parents=True, exist_ok=True)
         data, options, seed = self.data, self.options, self.recipe.seed
-        learnt = data.train if data.test is not None else data.train.halves(options.alpha_fraction, seed)[0]
-        data = replace(data, train=learnt, val=judging_images(data, options, seed), test=None)
+        data = replace(data, train=learning_images(data, options, seed), val=judging_images(data, options, seed), test=None)
         trainer = Trainer(self.child_task.child(arch), arch, data, recipe, self.runtime, weights)
         if not trainer.run(folder, goes_on, stop).finished:
             raise Stopped
@@ -107,13 +123,18 @@ class Measure:
 
     def _calibration(self) -> list[Any]:
         """Random training images in batches, at the largest input size, that renew norm statistics."""
+        return [images for images, _ in self._batches(self.data.train, *self._lots())]
+
+    def _lots(self) -> tuple[int, int]:
+        """Images a batch of `_calibration`, and batches."""
         count = min(self.options.recalibration_images, len(self.data.train))
         size = min(64, count)
-        return [images for images, _ in self._batches(self.data.train, size, count // size)]
+        return size, count // size
 
-    def _ranking(self) -> Batches:
+    def _ranking(self, images: Split | None = None) -> Batches:
         """The validation images that archs are measured on: all, or as many random ones as SEARCH.RANKING_IMAGES says."""
-        split, count = judging_images(self.data, self.options, self.recipe.seed), self.options.ranking_images
+        split = judging_images(self.data, self.options, self.recipe.seed) if images is None else images
+        count = self.options.ranking_images
         if 0 < count < len(split):
             split = Split(split.source, tuple(random.Random(self.recipe.seed).sample(split.indices, count)))
         return self._batches(split, self.recipe.train.eval_batch_size)
@@ -134,6 +155,11 @@ def judging_images(data: Data, options: SearchOptions, seed: int) -> Split:
     if data.test is not None:
         return data.val
     return data.train.halves(options.alpha_fraction, seed)[1].spread(len(data.val))
+
+
+def learning_images(data: Data, options: SearchOptions, seed: int) -> Split:
+    """The images that an arch by itself is trained on, to be compared: all but those of `judging_images`."""
+    return data.train if data.test is not None else data.train.halves(options.alpha_fraction, seed)[0]
 
 
 @dataclass(frozen=True)

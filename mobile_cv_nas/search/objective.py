@@ -112,7 +112,7 @@ def register_objective(name: str, function: LayerSum, unit: str, digits: int = 2
         name: letters, digits and underscores; not yet taken.
         function: with `constant`, `block(cells)` and `head(cells)`; see `networks.cells.LayerSum`. A network's cost is the constant and
             the sum over its blocks and over the maps that its head reads.
-        unit: what a target is written in: letters, not the unit of another objective.
+        unit: what a target is written in: letters, not the unit of another objective, and none that multiplies a number: k, m, g, b.
         digits: after the point, in tables.
 
     Raises:
@@ -120,7 +120,7 @@ def register_objective(name: str, function: LayerSum, unit: str, digits: int = 2
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w{1,100}", name) or name in _UNITS:
         raise InputError(f"objective {shown(name)}: give a name of letters, digits and underscores that is not {', '.join(_UNITS)}")
-    taken = {word for words in _UNITS.values() for word in words}
+    taken = {word for words in (*_UNITS.values(), _SCALE) for word in words if word}  # "3 g" is 3e9
     if not isinstance(unit, str) or not re.fullmatch(r"[A-Za-z]{1,20}", unit) or unit.lower() in taken:
         raise InputError(f"objective {name}: unit {shown(unit)}: give letters that are not one of {', '.join(sorted(taken))}")
     for part in ("constant", "block", "head"):

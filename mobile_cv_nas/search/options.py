@@ -37,7 +37,7 @@ class SearchOptions:
     recompute: bool = False  # compute candidates again in the backward pass: less memory, more time
     resolution: str = "all"  # all (every input size each step) | sampled
     draws: int = 2000  # archs drawn from the alphas
-    candidates: int = 32  # of those near the target, how many are compared with the argmax, itself included; 1: the argmax is taken
+    candidates: int = 32  # of those near the target, how many are compared with the argmax, itself included; 1: the argmax if near
     finalists: int = 1  # of these, how many are trained for a while before one is chosen; 1 = none
     finalist_epochs: int = 5  # of each round of their training, after which the better half goes on
     recalibration_images: int = 512  # training images that renew a candidate's norm statistics

@@ -10,7 +10,8 @@ from typing import Any
 from ..arch import ArchDef
 from ..networks.supernet import Supernet
 from ..nn.shapes import Cost
-from ..tasks.model import Model, load
+from ..tasks.load import load
+from ..tasks.model import Model
 from ..training.trainer import TrainResult
 from .derive import HOW, Derived
 from .goal import Goal
@@ -27,7 +28,7 @@ class SearchResult:
         cost: exact, of its network, with the classes of the images.
         goal: what it was searched for.
         derived: how the arch was derived.
-        supernet: as it was trained.
+        supernet: as it was trained; that of each of several targets has its alphas, and shares the weights with the others.
         training: of the child; None where it was not trained.
         seconds: of the search, and of training and test, in this process.
         facts: costs of the target and of the limits: expected, of the child, and measured; see `facts.cost_facts`.

@@ -18,7 +18,7 @@ from ..arch import ArchDef, SearchSpace
 from ..data.data_set import Data, Split
 from ..data.digest import data_digest
 from ..engine.about import about_run
-from ..engine.loop import Loop
+from ..engine.loop import OWN_LOSS, Loop
 from ..engine.run_folder import CHECKPOINTS, RunFolder, check_free, fingerprint
 from ..engine.runtime import Runtime, start_runtime
 from ..engine.stop import StopRequest
@@ -27,15 +27,15 @@ from ..model_zoo.builder import find_arch
 from ..networks.supernet import Supernet
 from ..nn.shapes import Cost
 from ..report.run import CHILD
-from ..report.space import find_space
 from ..tasks.build import make_task
 from ..tasks.task import LossOptions, Task
 from ..training.check import check_training
+from ..training.losses import training_task
 from ..training.options import Recipe, changed
-from ..training.trainer import Trainer, TrainResult, data_for, training_task
+from ..training.trainer import Trainer, TrainResult, data_for
 from .derive import Derived
 from .facts import cost_facts
-from .folder import prepare, write_results, write_target
+from .folder import prepare, write_configs, write_results, write_target
 from .goal import check_target, counted_head, each_target, parse_target
 from .judge import Score, Stopped
 from .measure import Measure, judging_images
@@ -43,7 +43,7 @@ from .objective import with_table
 from .options import SearchOptions
 from .result import SearchResult
 from .saved import Target, save_search
-from .searcher import Searcher
+from .searcher import Searcher, Turn
 from .strategies import NO_SUPERNET
 
 Callback = Callable[[dict[str, Any]], None]
@@ -100,7 +100,7 @@ def search(
     if isinstance(child, Mapping):
         recipe = replace(recipe, train=changed(recipe.train, child))
     data = data_for(recipe, train, val, test, classes)
-    found = space if isinstance(space, SearchSpace) else find_space(space)
+    found = space if isinstance(space, SearchSpace) else SearchSpace.load(space)
     run = SearchRun(found, data, chosen, recipe, loss=loss)
     return run.run(output, resume, train_child=child is not False, callback=callback, overwrite=overwrite)
 
@@ -171,7 +171,8 @@ class SearchRun:
     ) -> SearchResult:
         """The whole of it, into a folder; see `search`. `stop` is asked between steps; without it signals are.
 
-        `configs` are kept as config.yaml: "" of the whole, and by its name of each of several targets.
+        `configs` are kept as config.yaml: "" of the whole, and by its name of each of several targets; a checkpoint that
+        refuses to go on keeps its own.
         """
         runtime = self.runtime
         require("jinja2", "search")
@@ -185,49 +186,60 @@ class SearchRun:
                 check_free(folder, resume, overwrite)
             searcher = Searcher(self.task, self.data, self.goals, self.options, self.recipe, runtime, self.space, self.given)
             if runtime.main:  # an earlier run is removed only when this one can begin
-                goes_on = prepare(folder, resume, list(self.goals), configs or {}, overwrite)
+                goes_on = prepare(folder, resume, list(self.goals), overwrite)
             goes_on = runtime.gather(goes_on)[0]
             stop = stop or stack.enter_context(StopRequest(runtime.options.minutes))
             start = time.monotonic()
-            loop = self._loop(searcher, folder, callback)
-            derived = self._search(searcher, loop, stop, goes_on)
+            loop = stack.enter_context(contextlib.closing(self._loop(searcher, folder, callback, goes_on)))
+            begun = any((folder / name / CHILD / CHECKPOINTS).is_dir() for name in self.goals)
+            if runtime.main and not begun:  # else the child's checkpoint may refuse it still, and keeps its own
+                write_configs(folder, configs or {})
+            derived = self._search(searcher, loop, stop)
             if derived is None:
                 return SearchResult(folder)
             middle, found = time.monotonic(), []
             for turn, one in zip(searcher.turns, derived, strict=True):
                 turn.take()
                 trained = self.train_child(searcher.supernet, one.arch, folder / turn.name / CHILD, stop, callback) if train_child else None
+                if runtime.main and begun:
+                    write_configs(folder, configs or {})
                 if trained is not None and not trained.finished:
                     return SearchResult(folder)
                 cost = self.child_cost(one.arch)
-                result = SearchResult(folder / turn.name, True, one.arch, cost, turn.goal, one, searcher.supernet, trained)
-                facts = cost_facts(turn.goal, searcher.supernet, one.arch, partial(self._child, one.arch)) if runtime.main else {}
-                found.append(replace(result, entropy=turn.strategy.entropy(), facts=facts))
+                supernet = searcher.supernet if len(searcher.turns) == 1 else searcher.supernet.with_alphas(turn.alphas)
+                result = SearchResult(folder / turn.name, True, one.arch, cost, turn.goal, one, supernet, trained)
+                found.append(replace(result, entropy=turn.strategy.entropy(), facts=self._facts(turn, searcher, one.arch)))
             seconds = (middle - start, time.monotonic() - middle)
             result = replace(found[0], seconds=seconds, spent=_spent(searcher, loop))
             if len(found) > 1:
                 result = SearchResult(folder, True, supernet=searcher.supernet, seconds=seconds, targets=tuple(found), spent=result.spent)
             searcher.turns[0].take()
             if runtime.main:
-                trained_seconds = sum(one.training.seconds for one in found if one.training is not None)
-                spent = {"search": loop.results["seconds"], "training": trained_seconds}
+                spent = {"search": loop.results["seconds"], "training": sum(one.training.seconds for one in found if one.training)}
                 write_results(result, about_run(runtime, self.data, loop.mark, spent), self.task, loop.steps_done)
             return result
 
-    def _loop(self, searcher: Searcher, folder: Path, callback: Callback | None) -> Loop:
+    def _facts(self, turn: Turn, searcher: Searcher, arch: ArchDef) -> dict[str, Any]:
+        if not self.runtime.main:
+            return {}
+        return cost_facts(turn.goal, searcher.supernet, arch, partial(self.child, arch), turn.strategy.expected)
+
+    def _loop(self, searcher: Searcher, folder: Path, callback: Callback | None, resume: bool) -> Loop:
         parts = {"kind": "search", "space": json.dumps(self.space.to_dict()), "processes": self.runtime.world, "SEED": self.recipe.seed}
+        parts[OWN_LOSS] = self.task.losses.own is not None
         recipe = self.recipe
         sections = {"data": recipe.data, "search": self.options, "head": recipe.head, "runtime": recipe.runtime}
-        return Loop(searcher, folder, self.runtime, fingerprint(parts, **sections), callback)
-
-    def _search(self, searcher: Searcher, loop: Loop, stop: StopRequest, resume: bool) -> list[Derived] | None:
-        """Searches, or goes on, and derives an arch a target; None if stopped on request. Leaves metrics, archs, supernet, figures."""
+        loop = Loop(searcher, folder, self.runtime, fingerprint(parts, **sections), callback)
         if resume:
             loop.restore()
+        return loop
+
+    def _search(self, searcher: Searcher, loop: Loop, stop: StopRequest) -> list[Derived] | None:
+        """Searches, or goes on, and derives an arch a target; None if stopped on request. Leaves metrics, archs, supernet, figures."""
         if not loop.run(stop):
             return None
         done = loop.results.setdefault("derived", [])
-        judge = self._measure(searcher.supernet).judge(loop, stop) if len(done) < len(searcher.turns) else None
+        judge = self.measure(searcher.supernet).judge(loop, stop) if len(done) < len(searcher.turns) else None
         for turn in searcher.turns[len(done) :]:
             turn.take()
             try:
@@ -251,11 +263,12 @@ class SearchRun:
                 save_search(loop.folder, searcher.supernet, targets, self.task, self.options, self.recipe, digest)
         return found
 
-    def measured(self, supernet: Supernet, archs: Sequence[ArchDef]) -> list[Score]:
-        """Scores of archs with the weights of a supernet that was searched, as candidates get them."""
-        return self._measure(supernet).scores(archs)
+    def measured(self, supernet: Supernet, archs: Sequence[ArchDef], images: Split | None = None) -> list[Score]:
+        """Scores of archs with the weights of a supernet that was searched, as candidates get them; on `images`, by default on `judges`."""
+        return self.measure(supernet).scores(archs, images)
 
-    def _measure(self, supernet: Supernet) -> Measure:
+    def measure(self, supernet: Supernet) -> Measure:
+        """How archs are measured with the weights of a supernet."""
         goal = next(iter(self.goals.values()))
         return Measure(supernet, self.task, goal, self.options, self.data, self.recipe, self.child_task, self.runtime)
 
@@ -269,12 +282,12 @@ class SearchRun:
         """Trains and tests the network of an arch, into a folder; goes on where a checkpoint is there."""
         weights = None
         if self.inherit:
-            weights = {name: value.cpu() for name, value in self._measure(supernet).inherited(arch).state_dict().items()}
+            weights = {name: value.cpu() for name, value in self.measure(supernet).inherited(arch).state_dict().items()}
         goes_on = (folder / CHECKPOINTS).is_dir()
         trainer = Trainer(self.child_task.child(arch), arch, self.data, self.recipe, self.runtime, weights)
         return trainer.run(folder, goes_on, stop, callback)
 
-    def _child(self, arch: ArchDef) -> nn.Module:
+    def child(self, arch: ArchDef) -> nn.Module:
         """The network of an arch, untrained."""
         return self.child_task.child(arch).network(arch).eval()
 

@@ -25,6 +25,7 @@ from ..training.options import Recipe, TrainOptions
 from .goal import Goal, counted_head, limits_of
 from .objective import objective_of
 from .options import SearchOptions
+from .strategies import find_strategy
 
 SEARCH = "search.pt"
 _FORMAT = 2
@@ -63,7 +64,9 @@ class SavedSearch:
     def supernet(self, target: Target | None = None) -> Supernet:
         """The supernet with its weights and the alphas of a target, by default the first."""
         o = self.options
-        supernet = self.task.supernet(self.space, SupernetOptions(o.sharing, o.recompute, o.resolution))
+        supernet = self.task.supernet(
+            self.space, SupernetOptions(find_strategy(o.strategy).sharing or o.sharing, o.recompute, o.resolution)
+        )
         supernet.load_state_dict(dict(self.weights))
         chosen = target or self.targets[0]
         supernet.count_under(chosen.goal.head)
@@ -149,6 +152,9 @@ def _target(content: Mapping[str, Any], head: HeadDef, in_channels: int, options
 
 def load_supernet(run: str | os.PathLike, target: str = "") -> Supernet:
     """The supernet of a finished search, on the CPU in eval mode, with its weights and alphas.
+
+    The alphas of `single_path` are thresholds of norms, no logits: `derive`, `probabilities` and the costs before a `select` do not read
+    them as that search does.
 
     Args:
         run: the result folder of a search, or of one of its targets.

@@ -47,13 +47,13 @@ class Turn:
 
     name: str
     goal: Goal
-    alphas: nn.Module
+    alphas: nn.ParameterDict
     strategy: Any
     table: ChoiceTable
 
     def take(self) -> None:
         """From now on the supernet's alphas are those of this target."""
-        self.table.alpha = self.alphas  # type: ignore[assignment]
+        self.table.alpha = self.alphas
 
 
 class SearchPhase:
@@ -83,7 +83,6 @@ class SearchPhase:
 
     def begin(self, epoch: int) -> None:
         for turn in self.turns:
-            turn.take()
             turn.strategy.begin(self.kind, epoch)
 
     def prepare(self, epoch: int, step: int) -> None:
@@ -147,6 +146,13 @@ class Searcher:
         # Without test images the second half judges archs (`judging_images`): no weight may learn from it.
         split_off = len(names) > 1 or data.test is None
         splits = data.train.halves(options.alpha_fraction, recipe.seed) if split_off else (data.train,)
+        shares = {name: len(split) for name, split in zip(names, splits)}
+        if shares and (least := min(shares.values())) < options.batch_size:
+            raise DataError(
+                f"SEARCH.BATCH_SIZE: {options.batch_size}: of the {len(data.train)} training images "
+                f"{' and '.join(f'{count} are for the {name}' for name, count in shares.items())}; "
+                f"set it to {least} or less, or add images to the train split"
+            )
         per_rank, parts = runtime.batch_size(options.batch_size), runtime.options.accumulate
         if per_rank == 1:
             small = space.smallest(head=self.turns[0].goal.head)  # the smallest maps
@@ -156,10 +162,6 @@ class Searcher:
         self.loaders: list[Loader] = []
         for i, (name, split) in enumerate(zip(names, splits)):
             seed = derive_seed(recipe.seed, i)
-            if len(split) < options.batch_size:
-                raise DataError(
-                    f"SEARCH.BATCH_SIZE: {options.batch_size} is more than the {len(split)} images for the {name}; make it smaller"
-                )
             loader = build_loader(recipe.data, split, space.max_input_size, per_rank, True, runtime.shard, seed)
             self.loaders.append(loader)
             served = [self.turns] if name == "weights" else [[turn] for turn in self.turns]
@@ -167,7 +169,7 @@ class Searcher:
         for turn in self.turns:
             turn.strategy.loaders = dict(zip(names, self.loaders))
         self.spent = {"images": 0.0, "macs": 0.0}  # passed forward and backward; of a forward pass, three of which make up for both
-        self._begin, self._first, self._shown = time.monotonic(), -1, ""
+        self._begin, self._first, self._shown, self._shown_at = time.monotonic(), -1, "", 0
 
     def _turns(self, goals: Mapping[str, Goal], kind: type[Strategy], seed: int, given: ArchDef | None) -> list[Turn]:
         """Each target's alphas, equal at first, and a strategy for them; that of the first trains the weights."""
@@ -185,7 +187,8 @@ class Searcher:
     # -- as work -----------------------------------------------------------------------------------------------------
 
     def status(self, loop: Loop) -> str:
-        if loop.step % _EVERY == 0 or not self._shown:
+        if loop.steps_done >= self._shown_at + _EVERY or not self._shown:  # a line in a log file is asked for now and then only
+            self._shown_at = loop.steps_done
             phase, totals = self.phases[loop.phase], self._means(loop, loop.phase)
             turn = phase.turn
             turn.take()

@@ -14,6 +14,7 @@ from ..arch import ArchDef, SearchSpace
 from ..data.loader import derive_seed
 from ..engine.runtime import Runtime
 from ..engine.step import Loss
+from ..errors import InputError
 from ..networks.build import build_model
 from ..networks.counting import count
 from ..nn.heads import HeadDef
@@ -32,6 +33,7 @@ class Classification(Task):
     kind = "classification"
     labels = "classes"
     main = hits = "top1"
+    takes = ("loss", "label_smoothing", "mixup")
 
     def network(self, arch: ArchDef, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
         network = build_model(arch, self.num_classes, self.in_channels)
@@ -60,8 +62,13 @@ class Classification(Task):
         """The mean loss of logits (N, classes) under labels (N,), or under shares of the classes (N, classes)."""
         if self.losses.own is not None:
             return self.losses.own(logits, targets)
-        weights = logits.new_tensor(self.losses.class_weights) if self.losses.class_weights else None
-        return nn.functional.cross_entropy(logits, targets, weights, label_smoothing=self.losses.label_smoothing)
+        smoothing = self.losses.label_smoothing
+        if not self.losses.class_weights:
+            return nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+        # Torch's own weights would weigh the smoothed part by other classes, and divide by the batch's: parts of a step would differ.
+        weights = logits.new_tensor(self.losses.class_weights)
+        own = weights[targets] if targets.ndim == 1 else targets @ weights
+        return (nn.functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing) * own).mean()
 
     def _mix(self, images: Tensor, labels: Tensor, key: Sequence[int]) -> tuple[Tensor, Tensor]:
         from torchvision.transforms import v2
@@ -73,12 +80,12 @@ class Classification(Task):
     def evaluate(
         self, network: nn.Module, batches: Iterable[Batch], runtime: Runtime | None = None, kept: Examination | None = None
     ) -> dict[str, float]:
-        """{"loss": mean cross-entropy, "top1", "top5": shares of correct images (top-5 among at most as many classes as there are)}.
+        """{"loss": mean cross-entropy, "top1", "top5": shares of correct images; top-5 of more than five classes only}.
 
         Raises ValueError if there is no image at all.
         """
         sums = [0.0] * 4  # top-1, top-5, loss, images
-        confusion = Confusion(self.num_classes)
+        confusion = Confusion(self.num_classes, ignored=None)
         with evaluating(network):
             for logits, labels in outputs(network, batches, runtime):
                 best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
@@ -96,9 +103,15 @@ class Classification(Task):
         top1, top5, total, images_seen = runtime.sum(sums) if runtime is not None else sums
         if not images_seen:
             raise ValueError("no images to evaluate on")
-        return {"loss": total / images_seen, "top1": top1 / images_seen, "top5": top5 / images_seen}
+        scores = {"loss": total / images_seen, "top1": top1 / images_seen}
+        return {**scores, "top5": top5 / images_seen} if self.num_classes > 5 else scores  # of fewer all are among the first five
 
     def predict(self, network: nn.Module, pictures: Sequence[Any], inputs: Sequence[Tensor], options: PredictOptions) -> list[Prediction]:
+        sizes = sorted({tuple(one.shape) for one in inputs})
+        if len(sizes) > 1:
+            raise InputError(
+                f"images of {sizes[0]} and {sizes[1]}: float tensors of one size go together; predict the others by themselves"
+            )
         probabilities = network(torch.stack(list(inputs))).float().softmax(1)
         best = probabilities.topk(min(options.top, self.num_classes), dim=1)
         return [

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..model_zoo.card import Card, ZooError, get_card
 from ..report.compare import Compared
 from ..report.run import CHILD, RunFiles, read_run, standard_error
-from .model import load
+from .load import load
 
 _IMAGENET = "ImageNet's validation images, as published"
 _IMAGENET_COUNT = 50_000
@@ -68,6 +68,8 @@ def _of_run(run: RunFiles, name: str, group: str) -> Compared:
         ms=result.get("latency_measured"),
         arch=run.arch,
         file=run.folder if run.score else None,
+        classes=len(run.about.get("data", {}).get("classes", ())) or 1000,
+        in_channels=len(run.keys.get("DATA.MEAN") or (0, 0, 0)),
     )
 
 
@@ -88,7 +90,7 @@ def _bytes(path: Path) -> int:
 def _of_card(card: Card) -> Compared:
     """As published; MACs and parameters of an arch that is known are counted."""
     published, imagenet = card.published, card.classes == 1000
-    found = Compared(card.name, "zoo")
+    found = Compared(card.name, "zoo", classes=card.classes, in_channels=card.in_channels)
     if card.table is not None:
         cost = card.arch.cost(card.classes, in_channels=card.in_channels)
         found = replace(found, macs=cost.macs, params=cost.params, arch=card.arch)

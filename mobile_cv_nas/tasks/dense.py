@@ -16,9 +16,7 @@ from ..weights.fit import fit_weights
 _SOURCE = "the weights to start from"
 
 
-def dense_network(
-    arch: ArchDef, weights: Mapping[str, Tensor] | None, build: Callable[[Any], nn.Module], in_channels: int = 3
-) -> nn.Module:
+def dense_network(arch: ArchDef, weights: Mapping[str, Tensor] | None, build: Callable[[Any], nn.Module], in_channels: int) -> nn.Module:
     """A detector or segmenter, at random, from a state dict of its own, or on the backbone of a classifier's."""
     if weights is None:
         return build(arch)

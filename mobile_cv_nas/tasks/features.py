@@ -19,6 +19,7 @@ from ..model_zoo.weights import load_weights as load_zoo_weights
 from ..networks.backbone import FeatureBackbone, dilate
 from ..networks.build import build_model
 from ..weights.file import WeightsError, load_weights
+from ..weights.fit import check_arch
 
 _BODY = "backbone.body."  # of a backbone in a detector or a segmenter
 _LOG = logging.getLogger(__name__)
@@ -72,10 +73,10 @@ class Features:
             raise InputError(f"backbone: a {type(backbone).__name__}; give a name of the zoo, an ArchDef, an arch file or a feature module")
         arch, card = find_arch(backbone, pretrained)
         network = build_model(arch, in_channels=self.in_channels)
-        state = None if weights is None else body_state(weights)
-        if state is not None:
+        found = None if weights is None else body_state(weights)
+        if found is not None:
             features = FeatureBackbone(network)
-            load_body(features, state, str(weights))
+            load_body(features, *found, str(weights))
             return features
         if pretrained or weights is not None:
             with warnings.catch_warnings():
@@ -146,18 +147,20 @@ class Features:
             freeze_norms(self.body)
 
 
-def body_state(path: str | os.PathLike) -> dict[str, Tensor] | None:
-    """The backbone in a file that tools/train_detector.py or tools/train_segmenter.py wrote; None for any other file."""
+def body_state(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The backbone in a file that tools/train_detector.py or tools/train_segmenter.py wrote, and what else it says; None for any other."""
     if not str(path).lower().endswith(".safetensors"):
         return None
     state, content = load_weights(path)
-    return {name.removeprefix(_BODY): value for name, value in state.items() if name.startswith(_BODY)} if "head" in content else None
+    if "head" not in content:
+        return None
+    return {name.removeprefix(_BODY): value for name, value in state.items() if name.startswith(_BODY)}, content
 
 
-def load_body(features: FeatureBackbone, state: Mapping[str, Tensor], source: str) -> None:
+def load_body(features: FeatureBackbone, state: Mapping[str, Tensor], content: Mapping[str, Any], source: str) -> None:
     """Loads the blocks that a head was trained on; those that it had no use for start at random, with a warning.
 
-    Raises WeightsError naming the first name or shape that does not fit.
+    Raises WeightsError naming the first name or shape that does not fit, or the first block that is another in the file's arch.
     """
     own = features.state_dict()
     for name, value in state.items():
@@ -168,6 +171,7 @@ def load_body(features: FeatureBackbone, state: Mapping[str, Tensor], source: st
     for name in own:  # a frozen norm counts no batches
         if name not in state and _block(name) in blocks and not name.endswith("num_batches_tracked"):
             raise WeightsError(f"{source}: misses {name}: the weights of another arch")
+    check_arch(state, content, features.arch, source)
     missing = sorted({_block(name) for name in own} - blocks)
     if missing:
         _LOG.warning("%s: without %s, which start at random", source, ", ".join(missing))

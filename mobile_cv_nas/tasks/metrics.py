@@ -97,17 +97,21 @@ class Confusion:
     """Counts of pixels, or of images, by true and predicted class.
 
     `matrix` is int64 (classes, classes) on the CPU, rows true: the sum of several processes' is that of all pixels.
+
+    Args:
+        num_classes: of both.
+        ignored: the target under which nothing is counted; None where each is a class, as of images: the 256th class of 1,000 is 255.
     """
 
-    def __init__(self, num_classes: int):
-        self.num_classes = num_classes
+    def __init__(self, num_classes: int, ignored: int | None = IGNORED):
+        self.num_classes, self.ignored = num_classes, ignored
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
     def update(self, pred: Tensor, target: Tensor) -> None:
-        """Adds a batch: predicted and true classes, (N, H, W) or (N,) of integers; where the target is 255 nothing is counted."""
+        """Adds a batch: predicted and true classes, (N, H, W) or (N,) of integers; nothing is counted where the target is `ignored`."""
         if pred.shape != target.shape:
             raise ValueError(f"predictions of shape {tuple(pred.shape)} and targets of shape {tuple(target.shape)}; make them equal")
-        counted = target != IGNORED
+        counted = torch.ones_like(target, dtype=torch.bool) if self.ignored is None else target != self.ignored
         true, guess = target[counted].long(), pred[counted].long()
         for name, values in (("target", true), ("prediction", guess)):
             if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < self.num_classes:

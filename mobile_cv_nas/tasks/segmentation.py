@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arch import ArchDef, SearchSpace
+from ..data.targets import IGNORED
 from ..engine.runtime import Runtime
 from ..engine.step import Loss
 from ..errors import InputError
@@ -25,8 +26,6 @@ from .prediction import Prediction
 from .segmenters import build_segmenter
 from .task import Batch, PredictOptions, Task, evaluating
 
-IGNORED = 255  # the value of a pixel that neither trains nor counts
-
 
 @dataclass(frozen=True)
 class Segmentation(Task):
@@ -36,6 +35,7 @@ class Segmentation(Task):
     labels = "masks"
     main = "miou"
     hits = "pixel_accuracy"
+    takes = ("loss", "label_smoothing")
 
     def input_size(self, arch: ArchDef) -> int:
         return self.head.input_size
@@ -86,9 +86,8 @@ class Segmentation(Task):
     def _criterion(self, logits: Tensor, masks: Tensor, counted: Tensor) -> Tensor:
         if self.losses.own is not None:
             return self.losses.own(logits, masks)
-        weights = logits.new_tensor(self.losses.class_weights) if self.losses.class_weights else None
         smoothing = self.losses.label_smoothing
-        summed = nn.functional.cross_entropy(logits, masks, weights, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
+        summed = nn.functional.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
         return summed / counted
 
     def evaluate(

@@ -17,6 +17,7 @@ from ..arch import ArchDef, SearchSpace
 from ..engine.runtime import Runtime
 from ..engine.step import Loss
 from ..networks.build import build_supernet
+from ..networks.passes import keeping_modes
 from ..networks.supernet import Supernet
 from ..nn.heads import HeadDef
 from ..nn.shapes import Cost
@@ -33,7 +34,7 @@ class LossOptions:
 
     label_smoothing: float = 0.0  # share of the probability spread over all classes
     mixup: float = 0.0  # alpha of MixUp; 0 = off
-    class_weights: Sequence[float] = ()  # of each class in the loss; (): all alike
+    class_weights: Sequence[float] = ()  # of an image in the loss, by its class; (): all alike
     own: Callable[[Any, Any], Tensor] | None = None  # (outputs, labels) to the mean loss of a batch, in place of the task's
     seed: int = 0  # of what is random in it
 
@@ -64,6 +65,7 @@ class Task:
     main: ClassVar[str]  # the score that counts
     hits: ClassVar[str] = ""  # what the share of right answers in training is called, "" where there is none
     loss_name: ClassVar[str] = "cross-entropy"
+    takes: ClassVar[tuple[str, ...]] = ()  # of loss (of one's own), label_smoothing and mixup, what its loss takes
 
     classes: tuple[str, ...]
     head: HeadOptions = field(default_factory=HeadOptions)
@@ -158,11 +160,7 @@ class PredictOptions:
 
 @contextlib.contextmanager
 def evaluating(network: nn.Module) -> Any:
-    """Within it a network is in eval mode and keeps no gradients; afterwards it is in the mode it was in."""
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.train(was_training)
+    """Within it a network is in eval mode and keeps no gradients; afterwards each of its modules is in the mode it was in."""
+    with keeping_modes(network), torch.no_grad():
+        network.eval()
+        yield

@@ -14,6 +14,8 @@ def check_training(task: Task, arch: ArchDef, data: Data, recipe: Recipe, runtim
     """Raises InputError, DataError or ConfigError where a recipe cannot train the network of an arch on some data."""
     total = recipe.train.batch_size
     each = runtime.batch_size(total)
+    if not len(data.train):
+        raise DataError("the data set has no training images: it does for tests; add a train folder")
     if len(data.train) < total:
         raise DataError(
             f"TRAIN.BATCH_SIZE: {len(data.train)} training images are fewer than the {total} of one step; lower it to {len(data.train)} "

@@ -32,7 +32,7 @@ class TrainOptions:
     ema_decay: float = 0.0  # of the moving average of the weights, which is then the result; 0 = off
     clip_grad: float = 0.0  # largest gradient norm; 0 = off
     on_nan: str = "stop"  # stop | skip: what to do with a step whose loss or gradient is not finite
-    class_weights: str = "none"  # none | balanced: of each class in the loss, inverse to its number of images
+    class_weights: str = "none"  # none | balanced: of an image in the loss, inverse to the number of its class
     qat: bool = False  # quantisation-aware: a classifier goes on from its weights under the rounding of int8
     eval_every: int = 1  # epochs between validations; the last epoch is always validated
     eval_batch_size: int = field(default=256, metadata={"key": "TEST.BATCH_SIZE"})  # images a step in validation and test, of each process

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,12 @@ from ..data.data_set import Data
 from ..data.options import DataOptions
 from ..errors import listed
 from ..model_zoo.weights import adapt_stem
+from ..tasks.load import imagenet_words
 from ..tasks.model import Model
 from ..weights.file import WeightsError
 
 _LOG = logging.getLogger(__name__)
+_WNID = re.compile(r"n\d{8}")  # what ImageNet's folders are called: the number of a noun in WordNet
 
 
 def prepared_as(model: Model, options: DataOptions, given: Collection[str] = (), source: object = "the model") -> DataOptions:
@@ -115,5 +118,13 @@ def _matched(data: Data, model: Model, source: object) -> Data | None:
     if sorted(data.classes) == sorted(model.classes):
         _LOG.warning("%s: the classes of the data are in another order than the model's; they are matched by name", source)
         return data.relabelled(model.classes)
+    if _imagenet_folders(data.classes) and tuple(model.classes) == imagenet_words():
+        _LOG.warning("%s: the 1000 folders of the data (%s) are taken for ImageNet's, whose names it has", source, listed(data.classes))
+        return replace(data, classes=model.classes)  # the same order; not by name
     nameless = all(name == str(i) for i, name in enumerate(model.classes))
     return data if nameless and len(data.classes) == len(model.classes) else None
+
+
+def _imagenet_folders(names: Sequence[str]) -> bool:
+    """Whether classes are called as the folders of ImageNet's 1000 classes are, in their order."""
+    return len(names) == 1000 and all(map(_WNID.fullmatch, names)) and list(names) == sorted(names)

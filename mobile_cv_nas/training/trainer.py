@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -19,28 +20,32 @@ from ..data.loader import Loader
 from ..data.options import DataOptions
 from ..data.transforms import preprocess
 from ..engine.about import about_run, identity, write_about
-from ..engine.loop import Loop
+from ..engine.loop import OWN_LOSS, Loop
 from ..engine.randomness import seed_everything
-from ..engine.run_folder import RunFolder, check_free, fingerprint, open_run, write_result
+from ..engine.run_folder import RunFolder, check_free, fingerprint, open_run, remove, write_result
 from ..engine.runtime import Runtime, start_runtime
 from ..engine.step import Loss, Stepper
 from ..engine.stop import StopRequest
 from ..errors import InputError
+from ..files import atomic_write
 from ..model_zoo.builder import find_arch
 from ..nn.shapes import Cost
 from ..report.tables import name_of
 from ..report.test import TEST, Examination, worst_images, write_test
-from ..tasks.build import make_task, task_class
-from ..tasks.model import WEIGHTS, Model, load, save_model
-from ..tasks.task import LossOptions, Task
+from ..tasks.build import task_class
+from ..tasks.load import load
+from ..tasks.model import WEIGHTS, Model, save_model
+from ..tasks.task import Task
 from .check import check_training
+from .losses import training_task
 from .optim import build_average, build_optimizer, learning_rate
 from .options import Recipe, changed
 from .quantised import Quantised
 from .start import check_head, prepared_as, starting_state
 
 # What a training leaves in its folder beside what every run does.
-MADE = ("arch.yaml", WEIGHTS, TEST, "export.json", "model.onnx", "model.pte", "model.mlpackage")
+EXPORTS = ("export.json", "model.onnx", "model.pte", "model.mlpackage")  # of the weights
+MADE = ("arch.yaml", WEIGHTS, TEST, *EXPORTS)
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def train(
     overwrite: bool = False,
     **options: Any,
 ) -> TrainResult:
-    """Trains a network, validates it each epoch, tests it, and leaves config, arch, weights, metrics and result in a folder.
+    """Trains a network, validates it each epoch, tests it, and leaves arch, weights, metrics and result in a folder.
 
     Args:
         arch: an ArchDef, the path of an arch file, or a name of the zoo; or a Model, to fine-tune it: its mean, std and resize are taken
@@ -150,27 +155,6 @@ def data_for(recipe: Recipe, train: Any, val: Any = None, test: Any = None, clas
             f"train: its labels are {data.train.source.kind}, but {recipe.head.name or 'a classifier'} learns {labels}; set HeadOptions"
         )
     return data
-
-
-def training_task(data: Data, recipe: Recipe, loss: Callable[[Any, Any], Tensor] | None = None) -> Task:
-    """The task that a recipe trains on some data."""
-    options = recipe.train
-    losses = LossOptions(options.label_smoothing, recipe.data.mixup, class_weights(data, options.class_weights), loss, recipe.seed)
-    return make_task(data.classes, recipe.head, recipe.data.mean, recipe.data.std, losses)
-
-
-def class_weights(data: Data, how: str) -> tuple[float, ...]:
-    """Weights of the classes in the loss: () where all are alike, else inverse to their numbers of training images, 1 on average."""
-    if how == "none":
-        return ()
-    source = data.train.source
-    if source.kind != "classes":
-        raise InputError(f"TRAIN.CLASS_WEIGHTS: {how}: for images of one class each; leave it out")
-    counts = [0] * data.num_classes
-    for index in data.train.indices:
-        counts[int(source.labels[index])] += 1
-    inverse = [1 / max(1, count) for count in counts]
-    return tuple(value * len(inverse) / sum(inverse) for value in inverse)
 
 
 class Trainer:
@@ -264,7 +248,7 @@ class Trainer:
         totals = loop.totals[0]
         names = {"loss": "loss", self.task.hits: "right"} if self.task.hits else {"loss": "loss"}
         images = totals.get("images", 0.0)
-        return {name: totals[key] / images if images else 0.0 for name, key in names.items()}
+        return {name: totals[key] / images if images else math.nan for name, key in names.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"network": self.network.state_dict(), "validation": self.validation}
@@ -282,13 +266,18 @@ class Trainer:
         stop: StopRequest | None = None,
         callback: Callable[[dict[str, Any]], None] | None = None,
         overwrite: bool = False,
+        config: str = "",
     ) -> TrainResult:
-        """Trains into a folder, whose lock is the caller's; see `train`. `stop` is asked between steps; without it signals are."""
+        """Trains into a folder, whose lock is the caller's; see `train`. `stop` is asked between steps; without it signals are.
+
+        `config` is kept as config.yaml once the run may begin: a checkpoint that refuses it keeps its own.
+        """
         parts = {
             "kind": self.task.kind,
             "arch": json.dumps(self.arch.to_dict()),
             "label_size": self.task.label_size,
             "SEED": self.recipe.seed,
+            OWN_LOSS: self.task.losses.own is not None,  # which one cannot be told
         }
         recipe = self.recipe
         sections = {"data": recipe.data, "train": recipe.train, "head": self.task.head, "runtime": recipe.runtime}
@@ -297,11 +286,17 @@ class Trainer:
             loop.restore()
         if self.runtime.main:
             self.arch.save(folder / "arch.yaml")
-        with contextlib.ExitStack() as stack:
-            stop = stop or stack.enter_context(StopRequest(self.runtime.options.minutes))
-            if not loop.run(stop):
-                return TrainResult(folder, finished=False)
-        return self._finish(folder, loop)
+            if config:
+                atomic_write(folder / "config.yaml", config)
+        with contextlib.closing(loop):
+            with contextlib.ExitStack() as stack:
+                stop = stop or stack.enter_context(StopRequest(self.runtime.options.minutes))
+                begun = loop.steps_done
+                if not loop.run(stop):
+                    return TrainResult(folder, finished=False)
+            if self.runtime.main and loop.steps_done > begun:
+                remove(folder, EXPORTS)  # of the weights that an extended run had before
+            return self._finish(folder, loop)
 
     def _finish(self, folder: Path, loop: Loop) -> TrainResult:
         """Tests the result and writes it."""
@@ -317,6 +312,7 @@ class Trainer:
             save_model(result.weights, self.result, self.arch, task, transform, about)
             if self.test is not None:
                 write_test(folder / TEST, scores, kept, worst, self.test, task.classes)
-            write_about(folder, about_run(runtime, self.data, loop.mark, {"training": result.seconds}))
-            write_result(folder, {**result.to_dict(), **identity(loop.mark)})
+            seconds = {"training": result.seconds}
+            write_about(folder, about_run(runtime, self.data, loop.mark, seconds))
+            write_result(folder, {**result.to_dict(), **identity(loop.mark, seconds)})
         return result

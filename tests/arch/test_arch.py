@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,8 @@ def test_an_arch_reads_writes_and_equals(tmp_path: Path) -> None:
     assert nas.ArchDef(arch.input_size, arch.stages) == arch
     text = (tmp_path / "arch.yaml").read_text()
     assert "    - [ir_k5_sehsig_hs, 24, 2, 3, {expansion: 2.5}]\n" in text
-    assert "# 32x32 to 16x16" in text
+    maps = [line.split("# ")[1] for line in text.splitlines() if "# " in line]
+    assert maps == ["32x32 to 16x16", "16x16 to 8x8", "8x8 to 1x1"]
 
 
 def test_the_cost_of_an_arch_is_its_count() -> None:
@@ -63,6 +65,13 @@ def test_defaults_reach_the_blocks_that_take_them() -> None:
     assert arch.stages[0][1].options == {"norm_eps": 0.001, "hidden": 16}
     model = nas.build_model(arch, 10)
     assert {m.eps for m in model.modules() if hasattr(m, "running_mean")} == {0.001}
+
+
+def test_defaults_of_squeeze_and_excite_reach_a_block_that_has_it_by_another_default() -> None:
+    defaults = {"se": "hsigmoid", "se_activation": "relu", "squeeze": 4}
+    arch = nas.ArchDef.parse({"input_size": 8, "defaults": defaults, "stages": [[["conv_k3", 8], ["ir_k3", 8]], [["ir_pool_hs", 16]]]})
+    assert [block.options for stage in arch.stages for block in stage] == [{}, {}, defaults]
+    assert isinstance(nas.build_model(arch, 10).blocks[-1].se.act, torch.nn.ReLU)
 
 
 @pytest.mark.parametrize("path", sorted(SPACES.glob("*.yaml")), ids=lambda p: p.stem)
@@ -195,6 +204,11 @@ def test_contains_says_why_not() -> None:
     assert "stage 2, block 0: bias is True, not False" in reasons
     with pytest.raises(nas.ArchError, match="channels 12"):
         space.encode(wrong)
+    table = arch.to_dict()
+    del table["stages"][1]
+    counts = [len(stage) for stage in arch.to_dict()["stages"]]
+    (reason,) = space.explain(nas.ArchDef.parse(table))
+    assert reason == f"blocks per stage are {[*counts[:1], *counts[2:]]}, not {counts}"
     # A skip with a change of width is a block of its own, not the identity that a space means.
     table = arch.to_dict()
     table["stages"][1][0] = ["skip", 16, 1, 1, {}]
@@ -233,6 +247,22 @@ def test_the_largest_that_a_definition_may_hold() -> None:
         with pytest.raises(nas.ArchError):
             nas.ArchDef.parse(table(**wrong))
 
+    def expanded(ratio: float) -> dict[str, Any]:
+        return {"input_size": 32, "stages": [[stem], [["ir_k3", 8, 1, 1, {"expansion": ratio}]]]}
+
+    assert nas.ArchDef.parse(expanded(100)).layers[-1].hidden == (800,)
+    with pytest.raises(nas.ArchError, match="key expansion"):
+        nas.ArchDef.parse(expanded(100.5))
+
+    def options(count: int, listed: bool) -> dict[str, Any]:
+        channels = {"any": [8 * i for i in range(1, count + 1)]} if listed else [8, 8 * count, 8]
+        return {"input_size": 32, "stages": [[["conv_k3", channels, 2]]]}
+
+    for listed in (False, True):
+        assert len(nas.SearchSpace.parse(options(1024, listed)).layers[0].channels) == 1024
+        with pytest.raises(nas.ArchError, match="more than 1024 options"):
+            nas.SearchSpace.parse(options(1025, listed))
+
 
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -246,6 +276,7 @@ def test_the_largest_that_a_definition_may_hold() -> None:
         ({"stages": []}, "key stages: must be a list"),
         ({"stages": [[ROW], []]}, "stage 1: must be a list of blocks"),
         ({"stages": [["ir_k3"]]}, "stage 0, block 0: a block is"),
+        ({"stages": [[["skip", 8, 1, 1, {}, 1]]]}, "stage 0, block 0: a block is"),
         ({"stages": [[["ir_k4", 16]]]}, r"stage 0, block 0: unknown block 'ir_k4', did you mean ir_k\d\?"),
         ({"stages": [[[["ir_k3", "ir_k3"], 16]]]}, "stands twice"),
         ({"stages": [[[[], 16]]]}, "the name must be"),
@@ -288,6 +319,10 @@ def test_the_largest_that_a_definition_may_hold() -> None:
         ({"stages": [[["conv_k3", 16], ["ir_k5", 16, 1, 1, {"padding": -1}]]]}, "padding: must be an int from 0 to 16, or same"),
         ({"defaults": {"bais": True}}, "key defaults: no block takes the option 'bais', did you mean bias?"),
         ({"defaults": []}, "key defaults: must be a mapping"),
+        (
+            {"defaults": {"expansion": 2}, "stages": [[["conv_k3", 16], [["conv_k3", "ir_k3", "skip"], 16]]]},
+            r"stage 0, block 1 \(conv_k3, ir_k3, skip\): key defaults: 'expansion' is an option of ir_k3 alone; leave it out there",
+        ),
     ],
 )
 def test_errors_name_the_place_and_the_remedy(change: dict, message: str) -> None:
@@ -357,3 +392,39 @@ def test_any_object_is_a_table_or_an_arch_error(obj: Any, is_arch: bool) -> None
         message = str(error)
     assert message.startswith("file.yaml: ")
     assert parsed is None or kind.parse(parsed.to_dict()) == parsed
+
+
+def test_an_arch_of_blocks_is_the_one_that_its_file_gives(tmp_path: Path) -> None:
+    """Lists, rows and fields of one option are what they are in a file."""
+    blocks: Any = [[nas.BlockDef("conv_k3", 8, 2)], [nas.BlockDef("ir_k3", [16, 16, 8], 2, {"expansion": [6, 6, 1]}), ["ir_k3", 16, 1, 2]]]
+    arch = nas.ArchDef([32, 32, 8], blocks, "mine")
+    assert arch.input_size == 32
+    assert isinstance(arch.stages, tuple)
+    assert arch.stages[1][0] == nas.BlockDef("ir_k3", 16, 2, {"expansion": 6})
+    assert [len(stage) for stage in arch.stages] == [1, 3]
+    arch.save(tmp_path / "arch.yaml")
+    again = nas.ArchDef.load(tmp_path / "arch.yaml")
+    assert (again, hash(again), again.name) == (arch, hash(arch), "mine")
+    assert again.to_dict() == arch.to_dict()
+    network = nas.build_model(arch, 4)
+    assert network.feature_info[-1]["num_chs"] == 16
+    assert pickle.loads(pickle.dumps(arch)) == arch
+    assert isinstance(blocks[1][0].channels, list)  # what was given is as it was
+
+
+@pytest.mark.parametrize(
+    ("size", "stages", "words"),
+    [
+        ([32, 64, 32], [[nas.BlockDef("conv_k3", 8)]], "key input_size: an arch has one value where this has 2"),
+        (32, [[nas.BlockDef("conv_k3", [8, 16, 8])]], "key channels: an arch has one value where this has 2 options"),
+        (32, [nas.BlockDef("conv_k3", 8)], "stage 0: must be a list of blocks"),
+        (32, [[nas.BlockDef("conv_k3", 8, 1, None)]], "the options must be a mapping, not None"),
+        (32, [["skip", 8, 1, 1, {}, 1]], r"a block is \[name, channels, stride, repeats, {options}\], not"),
+        (32, [[8]], r"a block is \[name, channels, stride, repeats, {options}\], not 8"),
+        (32, None, "key stages: must be a list of stages"),
+        (32, nas.BlockDef("conv_k3", 8), "key stages: must be a list of stages"),
+    ],
+)
+def test_blocks_that_make_no_arch_say_where(size: Any, stages: Any, words: str) -> None:
+    with pytest.raises(nas.ArchError, match=words):
+        nas.ArchDef(size, stages)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
+from pathlib import Path
+
 import pytest
-from spaces import DEEP, SPACES, TINY, parsed, samples
+from spaces import DEEP, SPACES, TINY, members, parsed, samples
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.nn.heads import HeadDef
 
 SMALL = {"tiny": TINY, "deep": DEEP}
 NAMES = [*SMALL, *sorted(path.stem for path in SPACES.glob("*.yaml"))]
@@ -37,3 +42,48 @@ def test_a_stride_is_part_of_membership() -> None:
     ]
     assert [space.contains(nas.ArchDef.parse(table)) for table in tables] == [False, False, True, False]
     assert any("stride 1 is not 2" in line for line in space.explain(nas.ArchDef.parse(tables[0])))
+
+
+def test_a_shipped_space_is_loaded_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert nas.SearchSpace.load("fbnetv2_l") == nas.SearchSpace.load(SPACES / "fbnetv2_l.yaml")
+    with pytest.raises(nas.ArchError, match=r"fbnetv2_k: no shipped space, did you mean fbnetv2_\w+\?; there are cifar10, .*; or give a"):
+        nas.SearchSpace.load("fbnetv2_k")
+    with pytest.raises(nas.ArchError, match=r"spaces/fbnetv2_l: "):  # the name of a file, which is not there
+        nas.SearchSpace.load("spaces/fbnetv2_l")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SPACES / "digits.yaml", "mine")
+    assert nas.SearchSpace.load("mine") == nas.SearchSpace.load("digits")
+    Path("digits.yaml").write_text((SPACES / "quick.yaml").read_text())
+    assert nas.SearchSpace.load("digits.yaml") == nas.SearchSpace.load("quick")
+
+
+@pytest.mark.parametrize("by", ["macs", "params"])
+def test_the_ends_of_a_space_are_those_of_all_its_members(by):
+    """Blocks, widths, hidden widths, input size and a skip that hands on a wider input: nothing greedy finds them all."""
+    rows = [
+        [["conv_k3", [8, 16, 8], 2]],
+        [[["ir_k3_se", "ir_k5", "skip"], {"any": [8, 24]}, 1, 1, {"expansion": [1, 3, 1]}]],
+        [[["ir_k3", "ir_k5"], [8, 16, 8], 2, 1, {"expansion": {"any": [1, 6]}}]],
+    ]
+    space = nas.SearchSpace.parse({"name": "small", "input_size": [16, 32, 16], "stages": rows})
+    every = itertools.product(*(range(len(choice.options)) for choice in space.choices))
+    archs = {space.decode(dict(zip((choice.name for choice in space.choices), picks))) for picks in every}
+    costs = [getattr(arch.cost(num_classes=5), by) for arch in archs]
+    assert len(archs) == space.size()
+    assert getattr(space.largest(5, by).cost(num_classes=5), by) == max(costs)
+    assert getattr(space.smallest(5, by).cost(num_classes=5), by) == min(costs)
+
+
+@pytest.mark.parametrize("end", ["largest", "smallest"])
+def test_the_ends_under_a_segmenters_head_weigh_the_maps_that_it_reads(end):
+    """A skip saves its block and hands on a wider map: which costs less depends on the side of the map that the head reads."""
+    block = {"hidden": 8}
+    rows = [
+        [["conv_k3", 8, 2]],
+        [["ir_k3", 8, 2, 1, {"expansion": 1}]],
+        [["ir_k3", {"any": [52, 64]}, 2, 1, block], [["ir_k3", "skip"], {"any": [8, 20]}, 1, 1, {"hidden": 32}]],
+        [["ir_k3", {"any": [52, 60]}, 2, 1, block], [["ir_k3", "skip"], {"any": [32, 40]}, 1, 1, block]],
+    ]
+    space, head = nas.SearchSpace.parse({"input_size": 32, "stages": rows}), HeadDef("lraspp", 20, {"channels": 16})
+    costs = [arch.cost(head=head).macs for _, arch in members(space)]
+    assert getattr(space, end)(head=head).cost(head=head).macs == (max if end == "largest" else min)(costs)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from spaces import SPACES, decide, randomise, relative, samples
+from torchvision.ops import StochasticDepth
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.arch import ArchError
@@ -34,6 +35,16 @@ def test_a_whole_candidate_is_the_inverted_residual_that_its_name_says(name, rat
     assert [m.kernel_size[0] for m in layers] == [1, kernel, 1]
     assert [m.out_channels for m in layers] == [16 * ratio, 16 * ratio, 16]
     assert [m.groups for m in layers] == [groups, 16 * ratio, groups]
+
+
+def test_stochastic_depth_reaches_whole_candidates():
+    """As it does the same blocks under their other name."""
+    found = []
+    for row in (["ir_k3_e3", 16, 1, 4], ["ir_k3", 16, 1, 4, {"expansion": 3}]):
+        network = nas.build_model(nas.ArchDef.parse({"input_size": 12, "stages": [[["conv_k3", 16]], [row]]}), 5)
+        network.set_drop_path(0.4)
+        found.append([m.p for m in network.modules() if isinstance(m, StochasticDepth)])
+    assert found[0] == found[1] == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_a_supernet_of_whole_candidates_is_its_children():

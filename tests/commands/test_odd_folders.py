@@ -93,7 +93,7 @@ def test_what_people_have_in_their_folders_is_read_right(tmp_path):
         (
             lambda root: None,
             ("SEARCH.BATCH_SIZE", 500),
-            r"SEARCH\.BATCH_SIZE: 500 is more than the \d+ images for the weights; make it smaller",
+            r"SEARCH\.BATCH_SIZE: 500: of the 280 training images 224 are for the weights and 56 are for the alphas; set it to 56 or less",
         ),
         (
             lambda root: None,

@@ -6,7 +6,7 @@ from argparse import Namespace
 
 import pytest
 from helpers import digests, quick_cfg, run_tool, tiny_arch, train
-from searches import search_of, tiny_options
+from searches import build_searcher, search_of, short, tiny_options
 
 from mobile_cv_nas.commands.train_net import run
 from mobile_cv_nas.config import load_config
@@ -41,9 +41,26 @@ def test_the_child_that_is_timed_is_near_the_target(tmp_path):
     (goal,) = search.goals.values()
     assert goal.met(goal.cost(search.space, near(search.space, goal)))
     start = search_start(search, tmp_path, train_child=False)
-    assert [stage.name for stage in start.stages] == ["weights", "alphas"]
+    assert [(stage.name, stage.steps) for stage in start.stages[2:]] == [("comparison", 3)]
     assert start.seconds == pytest.approx(sum(stage.steps * stage.seconds for stage in start.stages))
     assert start.memory <= peak_memory(search.runtime.device)
+
+
+def test_a_strategy_that_trains_single_archs_says_how_long_it_does(tmp_path):
+    search = search_of(short(tmp_path, "random", "SEARCH.RANDOM.ARCHS", 4, "SEARCH.EPOCHS", 16))
+    start = search_start(search, tmp_path, train_child=False)
+    ((name, steps),) = [(stage.name, stage.steps) for stage in start.stages]
+    assert (name, steps) == ("single archs", 16 * (1257 // 64))  # four for two epochs, two for four
+    assert start.seconds > 0
+
+
+def test_a_measurement_is_timed_on_a_few_images(tmp_path, monkeypatch):
+    """As many of each kind as in one that is timed, when the clock goes on by one second in it."""
+    search = search_of(load_config(None, tiny_options(tmp_path, "SEARCH.RECALIBRATION_IMAGES", 256)))
+    supernet = build_searcher(load_config(None, tiny_options(tmp_path))).supernet
+    ticks = iter(range(100))
+    monkeypatch.setattr("mobile_cv_nas.search.measure.time.monotonic", lambda: next(ticks))
+    assert search.measure(supernet).seconds(search.space.smallest()) == (256 + 180) / (64 + 64)
 
 
 def test_a_finished_run_is_refused_before_anything_is_measured(tmp_path):

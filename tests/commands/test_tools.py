@@ -1,10 +1,18 @@
 """The command lines: exit codes, one line an error, tables that fit a terminal."""
 
+import re
+
 import pytest
+from dense_runs import dense_arch
 from helpers import image_folder, quick_cfg, run_tool, tiny_arch, train
 
+import mobile_cv_nas as nas
 from mobile_cv_nas.cli import main
 from mobile_cv_nas.config import ConfigError
+from mobile_cv_nas.tasks.build import make_task
+from mobile_cv_nas.tasks.load import default_transform
+from mobile_cv_nas.tasks.model import save_model
+from mobile_cv_nas.tasks.options import HeadOptions
 
 
 def exit_code(action, *argv):
@@ -85,6 +93,39 @@ def test_summaries_of_files_of_weights_and_of_the_zoo(tmp_path):
     zoo = run_tool("summarize_net", "MODEL.ARCH", "FBNetV2_F1", cwd=tmp_path)
     assert zoo.stdout.splitlines()[0] == "FBNetV2_F1, input 128x128"
     assert max(map(len, zoo.stdout.splitlines())) <= 80
+
+
+def test_a_summary_is_of_the_network_that_was_named(scenes, tmp_path):
+    """By fvcore: the head of a file or of HEAD.NAME, the channels of the images, the card of another library's weights."""
+    tiny_arch().save(tmp_path / "arch.yaml")
+
+    def said(*options):
+        done = run_tool("summarize_net", *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        numbers = re.findall(r"\b\d[\d,]*\b", done.stdout.partition("total" if "total" in done.stdout else "MACs")[2])
+        return [int(text.replace(",", "")) for text in numbers]
+
+    def counted(network, size, channels=3):
+        cost = nas.count(network.eval(), size, channels)
+        return [cost.macs, cost.params]
+
+    dense_arch().save(tmp_path / "dense.yaml")
+    task = make_task([str(i) for i in range(11)], HeadOptions(name="lraspp", input_size=96), (0.5,) * 3, (0.5,) * 3)
+    segmenter = task.network(dense_arch())
+    save_model(tmp_path / "seg.safetensors", segmenter, dense_arch(), task, default_transform(task, dense_arch()))
+    assert said("MODEL.WEIGHTS", "seg.safetensors") == counted(segmenter, 96)
+    dense = ["HEAD.NAME", "lraspp", "HEAD.INPUT_SIZE", "96", "DATA.DATASET", "digit_scenes", "DATA.ROOT", str(scenes)]
+    assert said("MODEL.ARCH", "dense.yaml", *dense) == counted(segmenter, 96)
+
+    for given in (["DATA.IN_CHANNELS", "1"], ["DATA.MEAN", "[0.5]", "DATA.STD", "[0.5]"]):
+        assert said("MODEL.ARCH", "arch.yaml", *given) == counted(nas.build_model(tiny_arch(), 10, 1), 8, 1)
+        assert said("MODEL.ARCH", "Digits", *given) == counted(nas.build_model(nas.get_arch("Digits"), 10, 1), 16, 1)
+
+    archs = [nas.get_arch(name) for name in ("FBNet_C", "FBNet_C_timm")]
+    ours, theirs = (counted(nas.build_model(arch, 1000), arch.input_size) for arch in archs)
+    assert ours != theirs
+    for weights, expected in (("pretrained", ours), ("pretrained:timm", theirs)):
+        assert said("MODEL.ARCH", "FBNet_C", "MODEL.WEIGHTS", weights) == expected
 
 
 def test_weights_of_other_classes_are_refused(tmp_path):

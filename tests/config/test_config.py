@@ -53,6 +53,14 @@ def test_definition_files_are_found_from_the_file_that_names_them(tmp_path, monk
     assert str(tmp_path / "b.yaml") == load_config(file, ["MODEL.ARCH", "b.yaml"]).MODEL.ARCH
 
 
+def test_a_tilde_is_the_home_folder_wherever_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.yaml").write_text("OUTPUT_DIR: ~/run\nTEST: {OUTPUT: ~/test}\n")
+    for cfg in (load_config(tmp_path / "c.yaml"), load_config(None, ["OUTPUT_DIR=~/run", "TEST.OUTPUT", "~/test"])):
+        folders = cfg.OUTPUT_DIR, cfg.TEST.OUTPUT
+        assert folders == (str(tmp_path / "run"), str(tmp_path / "test"))
+
+
 def test_what_is_written_is_what_was_read(tmp_path):
     cfg = load_config(None, ["TRAIN.LR", "1e-5", "RUNTIME.PRECISION", "no", "SEARCH.TARGET", "1e9", "OUTPUT_DIR", "1e3"])
     assert load_config(write(tmp_path / "config.yaml", dump_config(cfg))) == cfg

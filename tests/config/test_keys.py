@@ -162,6 +162,9 @@ def test_a_key_that_does_nothing_is_refused_and_both_are_named(opts, reason):
     assert str(error.value).startswith("command line: ")
 
 
+SCENES = ["HEAD.NAME", "lraspp", "DATA.DATASET", "digit_scenes"]
+
+
 @pytest.mark.parametrize(
     ("purpose", "opts", "reason"),
     [
@@ -169,6 +172,9 @@ def test_a_key_that_does_nothing_is_refused_and_both_are_named(opts, reason):
         ("search", ["TEST.SPLIT", "val"], "TEST.SPLIT: 'val' does nothing with a search"),
         ("train", ["SEARCH.EPOCHS", "3"], "SEARCH.EPOCHS: 3 does nothing with a train"),
         ("test", ["TRAIN.LR", "0.1"], "TRAIN.LR: 0.1 does nothing with a test"),
+        ("test", ["OUTPUT_DIR", "out"], "OUTPUT_DIR: 'out' does nothing with a test: set TEST.OUTPUT, or leave OUTPUT_DIR out"),
+        ("test", [*SCENES, "HEAD.INPUT_SIZE", "64"], "HEAD.INPUT_SIZE: 64 does nothing with a test: the model has a head of its own"),
+        ("test", [*SCENES, "HEAD.CHANNELS=8"], "HEAD.CHANNELS: 8 does nothing with a test"),
     ],
 )
 def test_what_a_tool_does_not_read_is_refused(purpose, opts, reason):
@@ -176,6 +182,12 @@ def test_what_a_tool_does_not_read_is_refused(purpose, opts, reason):
     with pytest.raises(ConfigError) as error:
         load_config(None, opts, purpose)
     assert reason in str(error.value)
+
+
+def test_a_test_reads_the_head_of_a_file_of_keys(tmp_path):
+    """What a training left says its head and its folder; of a data set with boxes or masks the name of a head says which."""
+    (tmp_path / "config.yaml").write_text(dump_config(load_config(None, [*SCENES, "HEAD.INPUT_SIZE", "64", "OUTPUT_DIR", "out"], "train")))
+    assert load_config(tmp_path / "config.yaml", SCENES, "test").HEAD.INPUT_SIZE == 64
 
 
 def test_what_says_the_same_as_leaving_it_out_is_accepted():

@@ -129,6 +129,11 @@ def change(*keys, to):
     return content
 
 
+def two_of_one_file():
+    """A document in which a second image has the first one's file."""
+    return change("images", 1, "file_name", to=document()["images"][0]["file_name"])
+
+
 OUTSIDE = ("../a", "x/../../a", "/a", "C:\\a", "..\\a", "a\0")
 BAD = [
     (b"{", "not valid JSON"),
@@ -149,6 +154,7 @@ BAD = [
     (change("images", 0, "file_name", to=5), "image 7: 'file_name' is 5, where a text is needed"),
     *((change("images", 0, "file_name", to=name), "image 7: .* leads out of the folder") for name in OUTSIDE),
     (change("images", 0, "file_name", to="b.png"), r"images: 1 of 3 images of instances.json are missing \(b.png\)"),
+    (two_of_one_file(), "image 3: has the file 'a.png', as image 7 has; give all its annotations one image_id"),
     (change("categories", 0, "name", to="dog"), "two categories are named 'dog'"),
     (change("categories", 0, "name", to=" "), "' ' cannot name a category"),
     (change("categories", 0, "id", to=4), "two categories have the id 4"),

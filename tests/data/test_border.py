@@ -48,6 +48,12 @@ NAMES = [
     ("train", "valid", "test"),
     ("TRAIN", "validation", "eval"),
     ("tr", "dev", None),
+    ("train2017", "val2017", "test2017"),
+    ("seg_train", None, "seg_test"),
+    ("training_set", "validation_set", "test_set"),
+    ("train_data", None, "test_data"),
+    ("Train Set", None, "Test-Set"),
+    ("trainset", "valImages", "01 test imgs (2)"),
 ]
 
 
@@ -74,9 +80,57 @@ def test_two_names_of_one_split_and_classes_beside_splits_are_refused(tmp_path):
 
 def test_a_class_may_be_called_train(tmp_path, caplog):
     assert read(folder(tmp_path, {"bus": 10, "car": 10, "train": 10})).classes == ("bus", "car", "train")
-    (folder(tmp_path / "notes", {"train/a": 5, "train/b": 5}) / "papers").mkdir()
+    folder(tmp_path / "notes", {"train/a": 5, "train/b": 5, "papers/@eaDir": 1})  # which holds thumbnails
     assert read(tmp_path / "notes").classes == ("a", "b")
     assert warnings(caplog, "not read, beside the splits: papers")
+
+
+NO_SPLITS = [
+    ("test_tube", "train_track", "trains"),
+    ("dev_board", "evaluation kit"),
+    ("traintrack", "TestTube", "validated"),
+    ("test1", "test2", "test3"),
+    ("train1", "train2", "bus1"),
+    ("data", "set", "val_d"),
+]
+
+
+@pytest.mark.parametrize("inside", ["", "/near"])
+@pytest.mark.parametrize("names", NO_SPLITS, ids=str)
+def test_names_that_only_begin_like_splits_are_classes(tmp_path, names, inside):
+    if names[0] == "train1" and inside:
+        names = ("train1", "bus1")  # two of them with folders inside are refused
+    assert read(folder(tmp_path, {f"{name}{inside}": 5 for name in names})).classes == tuple(sorted(names))
+
+
+def test_a_plain_name_comes_before_a_like_one(tmp_path, caplog):
+    folder(tmp_path, {f"{name}/{c}": 3 for name in ("train", "val") for c in "ab"})
+    (tmp_path / "train_data").mkdir()
+    assert len(read(tmp_path).train) == 6
+    assert warnings(caplog, "not read, beside the splits: train_data")
+    folder(tmp_path, {"train2/a": 1})
+    with pytest.raises(DataError, match=r"split folders \(train, val\) beside folders of images \(train2\)"):
+        read(tmp_path)
+    folder(tmp_path / "years", {f"{name}/{c}": 3 for name in ("train2017", "train2018") for c in "ab"})
+    with pytest.raises(DataError, match="train2017 and train2018 both name the train split; merge or rename one"):
+        read(tmp_path / "years")
+
+
+def test_a_split_inside_a_folder_of_its_name_is_found(tmp_path):
+    folder(tmp_path, {f"{name}/{name}/{c}": 3 for name in ("seg_train", "seg_test") for c in "ab"})
+    data = read(tmp_path)
+    assert (data.classes, len(data.test)) == (("a", "b"), 6)
+
+
+def test_folders_that_may_be_folds_are_said(tmp_path, caplog):
+    data = read(folder(tmp_path / "folds", {f"fold{i}/{c}": 4 for i in (1, 2) for c in ("cat", "dog")}))
+    assert data.classes == ("fold1", "fold2")  # cat and dog, each by day and by night, would look the same
+    (line,) = warnings(caplog, "if they are splits or folds, name them train, val and test, or set DATA.ROOT to one of them")
+    assert "fold1, fold2 are taken for the classes, though all hold the same folders (cat, dog)" in line
+    caplog.clear()
+    read(folder(tmp_path / "other", {"cat/day": 4, "cat/night": 4, "dog/day": 4, "dog/dusk": 4}))
+    read(folder(tmp_path / "mixed", {"cat/day": 4, "cat/night": 4, "dog/day": 4, "dog/night": 4, "dog": 1}))
+    assert not caplog.records
 
 
 def test_a_level_too_high_is_named(tmp_path):
@@ -86,6 +140,10 @@ def test_a_level_too_high_is_named(tmp_path):
     folder(tmp_path / "up", {f"cars/{part}/{c}": 3 for part in ("Training", "val") for c in "ab"})
     with pytest.raises(DataError, match="a level too high: cars holds Training"):
         read(tmp_path / "up")
+    folder(tmp_path / "sets", {f"pets/{part}/{c}": 3 for part in ("train2017", "val2017") for c in "ab"})
+    with pytest.raises(DataError, match="a level too high: pets holds train2017"):
+        read(tmp_path / "sets")
+    assert read(folder(tmp_path / "toys", {"toys/train set": 5, "toys/puzzles": 5, "cups": 5})).classes == ("cups", "toys")
 
 
 def test_without_test_images_there_is_no_test(tmp_path):
@@ -143,6 +201,13 @@ def test_all_that_pillow_reads_is_read_and_the_rest_is_counted(tmp_path, caplog)
     assert "3 files are left out (2 .heic, 1 .svg); convert images to JPEG or PNG" in line
 
 
+def test_a_named_pipe_is_told_without_waiting_for_it(tmp_path):
+    root = folder(tmp_path, {f"{part}/{c}": 2 for part in ("train", "val") for c in "ab"})
+    os.mkfifo(root / "train/a/pipe.png")
+    with pytest.raises(DataError, match=r"pipe.png .*: cannot be read; 1 of the 5 images of train are such files"):
+        read(root)
+
+
 def test_copies_between_splits_are_counted(tmp_path, caplog):
     root = folder(tmp_path, {f"{part}/{c}": 4 for part in ("train", "val", "test") for c in "ab"})
     for i in range(3):
@@ -160,7 +225,14 @@ def test_classes_that_are_rare_are_said(tmp_path, caplog):
     read(folder(tmp_path / "uneven", {"train/a": 40, "train/b": 4, "val/a": 1, "val/b": 1}))
     assert warnings(caplog, "differ much in their images (b 4, a 40); consider TRAIN.CLASS_WEIGHTS balanced")
     read(folder(tmp_path / "one", {"train/a": 4, "train/b": 1, "val/a": 1, "val/b": 1}))
-    assert warnings(caplog, "1 classes have one image or none (b 1)")
+    assert warnings(caplog, "classes with one image or none (b 1)")
+    caplog.clear()
+    read(folder(tmp_path / "both", {"train/a": 40, "train/b": 1, "train/c": 4, **{f"val/{c}": 1 for c in "abc"}}))
+    assert warnings(caplog, "classes with one image or none (b 1)")
+    assert warnings(caplog, "differ much in their images (c 4, a 40)")
+    caplog.clear()
+    read(folder(tmp_path / "even", {"train/a": 4, "train/b": 1, "train/c": 39, "train/d": 5, **{f"val/{c}": 1 for c in "abcd"}}))
+    assert not warnings(caplog, "differ much")
 
 
 def test_too_few_images_name_key_split_and_remedy(tmp_path):
@@ -225,19 +297,25 @@ def turned_file(path, orientation, values):
     Image.fromarray(values).save(path, exif=exif)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_is_followed_everywhere(tmp_path, orientation):
-    from PIL import ImageOps
+TURNED = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1)}
+TURNED |= {6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}
 
-    values = RNG.integers(0, 255, (6, 10, 3), dtype=np.uint8)
-    turned_file(tmp_path / "a.png", orientation, values)
-    with Image.open(tmp_path / "a.png") as opened:
-        truth = np.asarray(ImageOps.exif_transpose(opened))
-    found = open_image(tmp_path / "a.png")
+
+@pytest.mark.parametrize("kind", ["png", "tif"])  # Pillow itself turns a TIFF
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_is_followed_everywhere(tmp_path, orientation, kind):
+    values, path = RNG.integers(0, 255, (6, 10, 3), dtype=np.uint8), tmp_path / f"a.{kind}"
+    turned_file(path, orientation, values)
+    truth = TURNED[orientation](values)
+    found = open_image(path)
     assert np.array_equal(np.asarray(found), truth)
     assert np.array_equal(np.asarray(open_image(found)), truth)  # and not a second time
-    with Image.open(tmp_path / "a.png") as opened:
-        assert np.array_equal(np.asarray(open_image(opened)), truth)
+    assert found.info.get("turned") == (orientation if orientation > 1 else None)
+    for loaded in (False, True):
+        with Image.open(path) as opened:
+            if loaded:
+                opened.load()
+            assert np.array_equal(np.asarray(open_image(opened)), truth)
 
 
 def test_damaged_metadata_spoils_no_image(tmp_path):
@@ -260,6 +338,21 @@ def test_deep_images_are_scaled(tmp_path, name):
     (path,) = tmp_path.iterdir()
     values = np.asarray(open_image(path)).astype(int)
     assert np.abs(values - RAMP[..., None]).max() <= 1
+
+
+def test_the_scale_of_deep_images_is_not_that_of_their_brightest_pixel(tmp_path):
+    """Resampling leads a little above 1, and a dark picture of 16 bits is dark."""
+    for peak in (0.9, 1.0, 1.01, 1.5):
+        values = np.asarray(open_image(np.linspace(0, peak, 16, dtype=np.float32).reshape(4, 4)))[..., 0]
+        assert np.abs(values.astype(float).ravel() - np.linspace(0, peak, 16).clip(max=1) * 255).max() <= 0.51
+    (tmp_path / "float.pfm").write_bytes(b"Pf 4 4 -1.0\n" + np.full((4, 4), 240, "<f4").tobytes())
+    with Image.open(tmp_path / "float.pfm") as opened:
+        assert np.asarray(open_image(opened)).max() == 240
+    for value in (100, 255, 256, 1000):
+        (tmp_path / "dark.pgm").write_bytes(b"P5 4 4 65535\n" + np.full((4, 4), value, ">u2").tobytes())
+        Image.fromarray(np.full((4, 4), value, np.uint16)).save(tmp_path / "dark.png")
+        for name in ("dark.pgm", "dark.png"):
+            assert np.asarray(open_image(tmp_path / name)).max() == round(value / 257)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +406,8 @@ def test_grey_networks_take_colour_images(tmp_path):
 def coco(root, size=(20, 10), annotations=(), count=1):
     """COCO's file of `count` images and one box in each, and what else is given."""
     images = [{"id": i, "file_name": f"{i}.png", "width": size[0], "height": size[1]} for i in range(1, count + 1)]
-    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 5, 5]} for i in range(1, count + 1)]
+    shape = {"category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": [[1, 1, 6, 1, 6, 6, 1, 6]]}
+    boxes = [{"id": i, "image_id": i, **shape} for i in range(1, count + 1)]
     content = {"images": images, "annotations": [*boxes, *annotations], "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}
     for split in ("train", "val"):
         (root / split).mkdir(parents=True, exist_ok=True)
@@ -372,17 +466,28 @@ def test_sizes_are_checked_after_exif_turned_the_image(tmp_path, caplog):
     assert warnings(caplog, "is 20x10, its annotations say 10x20 (EXIF has it turned; annotate it as it is seen")
 
 
+@pytest.mark.parametrize("kind", ["boxes", "masks"])
+def test_images_of_another_size_than_their_annotations_are_told_before_the_run(tmp_path, kind):
+    root = coco(tmp_path, count=3)
+    Image.new("RGB", (31, 17)).save(root / "val/2.png")
+    with pytest.raises(
+        DataError, match=r"val.2\.png \(is 31x17 as it is seen, its annotations say .*1 of the 3 images of val are such files"
+    ):
+        read(root, kind, dataset="coco")
+    assert len(read(root, kind, dataset="coco", max_skipped_share=0.5).val) == 3
+
+
 def test_classes_that_no_image_shows_are_said(tmp_path, caplog):
     read(coco(tmp_path), "boxes", dataset="coco")
     assert len(warnings(caplog, "no image shows dog; check the annotations")) == 2
 
 
-def voc(root, values, names="cat\ndog\n"):
+def voc(root, values, names="cat\ndog\n", splits=("train", "val")):
     """Two images in each split, whose masks hold the values."""
     for name in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
         (root / name).mkdir(parents=True)
     (root / "labels.txt").write_text(names)
-    for split in ("train", "val"):
+    for split in splits:
         (root / f"ImageSets/Segmentation/{split}.txt").write_text(f"{split}1\n{split}2\n")
         for i in (1, 2):
             save(root / f"JPEGImages/{split}{i}.png", (8, 8))
@@ -408,6 +513,51 @@ def test_masks_of_one_class_are_refused_and_missing_classes_said(tmp_path, caplo
     assert not caplog.records
 
 
+BAD_MASKS = {
+    "value": (np.full((8, 8), 3, np.uint8), "value 3 in a mask of 2 classes"),
+    "size": (np.zeros((8, 9), np.uint8), "a mask of 9x8 pixels, its image 8x8; make them equal"),
+    "mode": (np.zeros((8, 8, 3), np.uint8), "a mask of mode RGB; save class numbers as a palette or grey PNG of 8 bits"),
+}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("name", [*BAD_MASKS, "none"])
+def test_bad_masks_are_told_before_the_run(tmp_path, name, split):
+    """Those of the test would be read at its very end."""
+    root = voc(tmp_path, [0, 1, 2], splits=("train", "val", "test"))
+    number = 1 if name == "value" else 2  # the first is read for its values, which are all there
+    path = root / f"SegmentationClass/{split}{number}.png"
+    values, said = BAD_MASKS.get(name, (None, "no mask that can be read"))
+    if values is None:
+        path.write_bytes(b"nothing")
+    else:
+        Image.fromarray(values).save(path)
+    with pytest.raises(DataError, match=rf"{path.name} \(.*{path.name}: {said}.*: cannot be read; 1 of the 2 images of {split} are such"):
+        read(root, "masks", dataset="voc")
+    assert len(getattr(read(root, "masks", dataset="voc", max_skipped_share=0.5), split)) == 2
+
+
+def test_headers_of_masks_count_with_those_of_images(tmp_path):
+    root = voc(tmp_path, [0, 1, 2])
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(root / "SegmentationClass/val1.png")
+    (root / "JPEGImages/val2.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"2 of the 2 images of val are such files, more than DATA\.MAX_SKIPPED_SHARE 0\.5"):
+        read(root, "masks", dataset="voc", max_skipped_share=0.5)
+
+
+def test_masks_are_of_their_images_as_exif_turns_them(tmp_path):
+    root = voc(tmp_path, [0, 1, 2])
+    for size in ((10, 6), (6, 10)):
+        (root / "JPEGImages/val1.png").unlink(missing_ok=True)
+        turned_file(root / "JPEGImages/val1.jpg", 6, np.zeros((*size, 3), np.uint8))
+        Image.fromarray(np.resize(np.array([0, 1, 2], np.uint8), (6, 10))).save(root / "SegmentationClass/val1.png")
+        if size == (10, 6):  # seen as 10x6 pixels, lying
+            read(root, "masks", dataset="voc")
+            continue
+        with pytest.raises(DataError, match="a mask of 10x6 pixels, its image 6x10"):
+            read(root, "masks", dataset="voc")
+
+
 def test_coco_records_are_read_as_before_where_none_is_bad(tmp_path):
     root = coco(tmp_path, count=3)
     strict, lenient = (
@@ -420,3 +570,17 @@ def test_coco_records_are_read_as_before_where_none_is_bad(tmp_path):
 @pytest.fixture(autouse=True)
 def _logged(caplog):
     caplog.set_level(logging.WARNING)
+
+
+def test_an_unreadable_folder_of_a_class_is_told(tmp_path, monkeypatch):
+    folder(tmp_path, {"a/in": 2, "a": 2, "b": 2})
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("in"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"a/in: cannot be read \(Permission denied\); correct its permissions"):
+        build_data(DataOptions(root=str(tmp_path), workers=0))

@@ -1,4 +1,6 @@
+import gc
 import logging
+import multiprocessing
 import os
 import signal
 import struct
@@ -11,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import data_of_cfg as build_data
-from helpers import image_folder, quick_cfg
+from helpers import image_folder, quick_cfg, tiny_arch, trainer_of
 from helpers import loader_of_cfg as build_loader
 from PIL import Image
 
+import mobile_cv_nas as nas
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data import DataError, Split
 from mobile_cv_nas.data.data_set import Source
@@ -76,6 +79,17 @@ def test_halves_are_disjoint_and_follow_the_seed():
     assert train.halves(0.2, seed=2)[1].indices != second.indices
     with pytest.raises(DataError, match="too few"):
         train.head(1).halves(0.2, seed=0)
+
+
+def test_classes_of_one_image_take_nothing_from_the_next():
+    """A long tail: none of its classes can give an image, and no other class pays for them."""
+    labels = [*range(400), *[400] * 40, *[401] * 200]
+    part = Split.whole(Source([""] * 640, labels)).halves(0.1, 0)[1]
+    assert 4 <= part.counts(402)[400] <= 5
+    assert 19 <= part.counts(402)[401] <= 21
+    assert sum(part.counts(402)[:400]) == 0
+    rare = Split.whole(Source([""] * 300, [i // 3 for i in range(300)])).halves(0.1, 0)[1]  # three of each: the total is right
+    assert (len(rare), max(rare.counts(100))) == (30, 1)
 
 
 def test_folder_with_three_splits(tmp_path):
@@ -142,6 +156,23 @@ def test_imagenet_as_torchvision_keeps_it(tmp_path):
     assert (len(part.train), set(part.train.source.labels)) == (4, {0, 1})
 
 
+def test_imagenet_in_plain_folders_and_its_validation_images_alone(tmp_path):
+    wnids = ("n01440764", "n01443537", "n01484850")
+    image_folder(tmp_path / "both", {f"{part}/{name}": count for part, count in (("train", 2), ("validation", 1)) for name in wnids})
+    data = build_data(folder_cfg(tmp_path / "both", "DATA.DATASET", "imagenet"))
+    assert (len(data.train), len(data.val), data.test, data.classes) == (6, 3, None, wnids)
+    image_folder(tmp_path / "alone", {f"val/{name}": 2 for name in wnids})
+    data = build_data(folder_cfg(tmp_path / "alone", "DATA.DATASET", "imagenet"))
+    assert (len(data.train), data.classes, list(data.val.source.labels)) == (0, wnids, [0, 0, 1, 1, 2, 2])
+    part = build_data(folder_cfg(tmp_path / "alone", "DATA.DATASET", "imagenet", "DATA.CLASS_FRACTION", "0.6"))
+    assert (len(part.val), set(part.val.source.labels)) == (4, {0, 1})
+    image_folder(tmp_path / "more", {f"{name}": 2 for name in ("train/a", "train/b", "val/a", "val/c")})
+    with pytest.raises(DataError, match=r"val/c: a class that .* does not have"):
+        build_data(folder_cfg(tmp_path / "more", "DATA.DATASET", "imagenet"))
+    with pytest.raises(DataError, match="the data set has no training images: it does for tests; add a train folder"):
+        trainer_of(quick_cfg(tmp_path / "run"), tiny_arch(), data=data)
+
+
 # -- order --------------------------------------------------------------------------------------------
 
 
@@ -168,6 +199,58 @@ def test_augmented_files_do_not_depend_on_when_they_are_read(tmp_path, workers):
     assert same(batches(loader, 1), whole)  # the same readers, a new epoch
     assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn from the global generator
     assert not same(batches(loader, 2), whole)
+
+
+def test_readers_end_with_their_loader_and_with_the_run(tmp_path):
+    image_folder(tmp_path, {"train/a": 9, "train/b": 9, "val/a": 1, "val/b": 1})
+    cfg, before = folder_cfg(tmp_path, "DATA.WORKERS", "1"), set(multiprocessing.active_children())
+    for dropped in (False, True):
+        loader = train_loader(cfg)
+        epoch = loader.epoch()
+        next(epoch)
+        (reader,) = set(multiprocessing.active_children()) - before
+        if not dropped:
+            epoch.close()
+            loader.close()
+            assert reader.exitcode == 0
+            assert len(batches(loader)) == 4  # by new ones
+            loader.close()
+            continue
+        cycle = [loader, epoch]  # garbage that only the collector frees, as a run's objects are
+        cycle.append(cycle)
+        del loader, epoch, cycle
+        gc.collect()
+        assert reader.exitcode == 0  # in order: not killed, nor left
+    nas.train(tiny_arch(), tmp_path, output=tmp_path / "run", epochs=1, batch_size=4)
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_readers_of_a_search_end_with_it(tmp_path):
+    image_folder(tmp_path, {f"{part}/{name}": 16 for part in ("train", "val", "test") for name in "ab"})
+    rows = [[["conv_k3", 8, 2]], [["ir_k3", [8, 16, 8], 2]]]
+    space, before = nas.SearchSpace.parse({"input_size": 8, "stages": rows}), set(multiprocessing.active_children())
+    options = {"target": space.largest(2).cost(2).macs, "tolerance": 0.9, "epochs": 1, "batch_size": 4}
+    gc.disable()  # the searcher is garbage in a cycle then, and its readers would stay
+    try:
+        assert nas.search(space, tmp_path, output=tmp_path / "run", child=False, **options).finished
+        assert set(multiprocessing.active_children()) == before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
+def test_a_forked_process_leaves_the_readers_to_their_own(tmp_path, caplog):
+    """It may collect a copy of a loader as garbage, and would end the readers of the process that it came from."""
+    image_folder(tmp_path, {"train/a": 30, "train/b": 30, "val/a": 1, "val/b": 1})
+    whole, loader = batches(train_loader(folder_cfg(tmp_path))), train_loader(folder_cfg(tmp_path, "DATA.WORKERS", "1"))
+    epoch = loader.epoch()
+    seen = [next(epoch)]
+    forked = multiprocessing.get_context("fork").Process(target=loader.close)
+    forked.start()
+    forked.join()
+    assert forked.exitcode == 0
+    assert same([*seen, *epoch], whole)
+    assert not caplog.records  # none had to be replaced
 
 
 def test_reading_leaves_accelerators_alone(tmp_path, monkeypatch):
@@ -365,12 +448,34 @@ def test_readers_that_die_are_replaced(tmp_path, caplog):
     seen = []
     for batch in loader.epoch(0):
         if len(seen) == 3:
-            for worker in loader._loader._iterator._workers:
+            for worker in loader._held.loader._iterator._workers:
                 os.kill(worker.pid, signal.SIGKILL)
             time.sleep(0.2)
         seen.append(batch)
     assert same(seen, whole)
     assert "a process that reads images died" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError(), FileNotFoundError(2, "/tmp/pymp/listener")])
+def test_a_reader_that_dies_while_it_hands_a_batch_over_is_replaced(tmp_path, monkeypatch, error):
+    """The main process fetches a tensor from it by a socket, which can break anywhere."""
+    image_folder(tmp_path, {"train/a": 9, "train/b": 9, "val/a": 1, "val/b": 1})
+    whole = batches(train_loader(folder_cfg(tmp_path)))
+    loader = train_loader(folder_cfg(tmp_path, "DATA.WORKERS", "1"))
+    start, faults = loader._start, [error]
+
+    def breaking(keys):
+        for batch in start(keys):
+            yield batch
+            if faults:
+                raise faults.pop()
+
+    monkeypatch.setattr(loader, "_start", breaking)
+    assert same(batches(loader), whole)
+    assert not faults
+    faults.append(type(error)("Caught it in DataLoader worker process 0."))  # raised there, by what reads
+    with pytest.raises(type(error), match="Caught it"):
+        batches(loader)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -379,9 +484,9 @@ def test_readers_leave_a_signal_to_the_main_process(tmp_path, caplog, number):
     loader = train_loader(folder_cfg(tmp_path, "DATA.WORKERS", "2"))
     for seen, _ in enumerate(loader.epoch(0)):
         if seen == 3:
-            for worker in loader._loader._iterator._workers:
+            for worker in loader._held.loader._iterator._workers:
                 os.kill(worker.pid, number)
-    assert all(worker.is_alive() for worker in loader._loader._iterator._workers)
+    assert all(worker.is_alive() for worker in loader._held.loader._iterator._workers)
     assert not caplog.records
 
 

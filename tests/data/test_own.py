@@ -1,6 +1,9 @@
 """Data sets of one's own: torch Datasets of (image, label)."""
 
 import logging
+import random
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
 from mobile_cv_nas.data import DataError, DataOptions, build_loader, data_of
+from mobile_cv_nas.data.data_set import Data, Source, Split
 
 PLAIN = DataOptions(workers=0, mean=(0.0,) * 3, std=(1.0,) * 3)
 
@@ -85,7 +89,7 @@ def test_labels_are_read_without_the_images_where_they_are_listed(caplog):
         dataset = Pairs(FORMS["PIL"](pixels()), labels(), **attributes)
         data = data_of(dataset)
         assert data.train.source.labels == labels()
-        assert dataset.reads < 8  # a few, to see that the list says what the items say
+        assert dataset.reads < 10  # a few, to see that the list says what the items say
         assert "reading the labels" not in caplog.text
         half = data_of(Subset(dataset, range(0, 20, 2)))
         assert half.train.source.labels == labels()[::2]
@@ -179,6 +183,75 @@ def test_masks_of_0_and_255_are_refused():
         data_of(Pairs(FORMS["PIL"](pixels()), values), classes=["background", "cat"])
 
 
+@pytest.mark.parametrize("kind", ["masks", "boxes"])
+def test_classes_that_no_item_shows_are_said(kind, caplog):
+    made = masks() % 2 if kind == "masks" else [{"boxes": [[0, 0, 9, 5.0]], "labels": [1]}] * 20
+    names = ["background", "cat", "dog"][kind == "boxes" :]
+    pairs = Pairs(FORMS["PIL"](pixels()), made)
+    data_of(pairs, pairs, classes=names)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"{split}: no image shows dog; check the annotations" for split in ("train", "val")]
+    caplog.clear()
+    data_of(pairs, pairs, classes=names[:-1])
+    assert not caplog.records
+
+
+def test_only_some_items_are_read_for_their_classes(caplog, monkeypatch):
+    """Evenly spread; and all for a second value, as masks of one alone are refused."""
+    monkeypatch.setattr("mobile_cv_nas.data.remarks.MAX_ITEMS", 5)
+    values = np.zeros((20, 10, 12), np.int64)
+    values[4, 0] = 1
+    pairs = Pairs(FORMS["PIL"](pixels()), values)
+    data_of(pairs, pairs, classes=["background", "cat", "dog"])
+    assert pairs.reads < 20
+    assert "train: none of 5 images, evenly spread, shows dog; check the annotations" in caplog.text
+    values[4], values[5, 0], pairs.reads = 0, 1, 0
+    data_of(pairs, pairs, classes=["background", "cat"])
+    assert pairs.reads < 30
+    values[5] = 0
+    with pytest.raises(DataError, match="its masks hold the value 0 of 2 classes"):
+        data_of(pairs, pairs, classes=["background", "cat"])
+
+
+def test_no_class_is_missed_in_items_that_cannot_be_read(caplog):
+    data_of(boxed([[0, 0, 99, 5.0]], [1]), classes=["a"])
+    assert not caplog.records
+
+
+def test_copies_between_datasets_of_files_are_counted(tmp_path, caplog):
+    from torchvision.datasets import ImageFolder
+
+    for split in ("train", "val"):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            for i, value in enumerate(pixels(4, seed=ord(name) + len(split))):
+                Image.fromarray(value).save(tmp_path / split / name / f"{i}.png")
+    train, val = ImageFolder(tmp_path / "train"), ImageFolder(tmp_path / "val")
+    data_of(train, val)
+    assert not caplog.records
+    for i in range(3):
+        shutil.copy(tmp_path / f"val/b/{i}.png", tmp_path / f"train/a/copy{i}.png")
+    train = ImageFolder(tmp_path / "train")
+    data_of(train, Subset(Subset(val, range(1, 8)), range(4, 7)))  # b: 1, 2, 3
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("2 images of val are in train too, such as ")
+    assert "train/a/copy1.png" in line
+    assert line.endswith("val/b/1.png; remove them from one")
+    named = Pairs([path for path, _ in val.samples], val.targets)
+    for other in (Pairs(FORMS["PIL"](pixels(8)), val.targets, imgs=val.imgs), named):
+        caplog.clear()
+        data_of(train, other)
+        assert "3 images of val are in train too" in caplog.text
+
+
+def test_parts_of_a_file_are_no_copies_of_it(tmp_path, caplog):
+    """As frames of a film, which a Dataset lists with their numbers."""
+    (tmp_path / "film.mp4").write_bytes(b"film")
+    samples = [(str(tmp_path / "film.mp4"), i) for i in range(20)]
+    data_of(Pairs(FORMS["PIL"](pixels()), labels(), samples=samples))
+    assert not caplog.records
+
+
 # -- errors -------------------------------------------------------------------------------------------
 
 
@@ -244,7 +317,140 @@ def test_classes_in_the_order_of_a_model():
         data.relabelled("ab")
 
 
+def test_classes_of_a_further_dataset_are_matched_by_name():
+    """A folder that lacks a class numbers the others anew."""
+    images = FORMS["PIL"](pixels())
+    train = Pairs(images, [i % 3 for i in range(20)], classes=["ant", "bee", "cat"])
+    val = Pairs(images[:4], [0, 1, 0, 1], targets=[0, 1, 0, 1], classes=["ant", "cat"])
+    data = data_of(train, val, Pairs(images[:2], [2, 0], targets=(2, 0), classes=["cat", "bee", "ant"]), options=PLAIN)
+    assert [data.classes[label] for label in data.val.source.labels] == ["ant", "cat", "ant", "cat"]
+    assert batch(data, "val")[1].tolist() == [0, 2, 0, 2]
+    assert batch(data.relabelled(["cat", "bee", "ant"]), "val")[1].tolist() == [2, 0, 2, 0]
+    assert batch(data, "test", count=2)[1].tolist() == [0, 2]
+    assert data_of(train, val, classes=["x", "y", "z"]).val.source.labels == [0, 1, 0, 1]  # the numbers are what is said
+    with pytest.raises(DataError, match="val: its classes are ant, dog, those of train ant, bee, cat"):
+        data_of(train, Pairs(images[:4], [0, 1, 0, 1], classes=["ant", "dog"]))
+    boxes = [{"boxes": [[0, 0, 9, 5.0]], "labels": [1]}] * 20
+    with pytest.raises(DataError, match=r"val: its classes are b, a, those of train a, b.* or give `classes`"):
+        data_of(Pairs(images, boxes, classes=["a", "b"]), Pairs(images, boxes, classes=["b", "a"]))
+    assert data_of(Pairs(images, labels()), Pairs(images, labels(), classes=list("abcd"))).classes == ("0", "1", "2", "3")
+    nested = Subset(Subset(train, range(12)), range(10))
+    assert data_of(nested, val).classes == ("ant", "bee", "cat")
+
+
+def test_labels_that_a_dataset_has_renumbered_itself_stay(caplog):
+    """As of a folder whose `target_transform` makes up for the class that it lacks."""
+    images = FORMS["PIL"](pixels())
+    train = Pairs(images, [i % 3 for i in range(20)], classes=["ant", "bee", "cat"])
+    val = Pairs(images[:4], [1, 2, 1, 2], targets=[0, 1, 0, 1], classes=["bee", "cat"])
+    data = data_of(train, val, options=PLAIN)
+    assert data.val.source.labels == batch(data, "val")[1].tolist() == [1, 2, 1, 2]
+    assert "val: its classes are bee, cat, those of train ant, bee, cat; its labels are taken for numbers of the latter" in caplog.text
+    low = Pairs(images[:4], [1, 1, 1, 1], targets=[0, 0, 0, 0], classes=["bee", "cat"])  # of which none is beyond its own names
+    assert data_of(train, low, options=PLAIN).val.source.labels == [1, 1, 1, 1]
+
+
+def test_names_of_classes_are_given_once():
+    names = ["crane", ("dog", "hound"), ("crane",)]  # ImageNet has two cranes
+    dataset = Pairs(FORMS["PIL"](pixels()), [i % 3 for i in range(20)], classes=names)
+    assert data_of(dataset, dataset).classes == ("crane", "dog, hound", "crane (2)")
+    with pytest.raises(DataError, match="classes: two categories are named 'crane'"):
+        data_of(dataset, classes=["crane", "dog", "crane"])
+    with pytest.raises(DataError, match="two classes are named 'a'; classes are matched by name"):
+        Data(*[Split.whole(Source(["x"] * 3, [0, 1, 2]))] * 3, classes=("a", "b", "a")).relabelled(["a", "a", "b"])
+
+
+class Merged(Pairs):
+    """Its items say another class than its list does, for one class of ten."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, 5 if label == 3 and index > self.after else label
+
+
+@pytest.mark.parametrize("after", [-1, 13])
+def test_labels_are_those_of_the_items(after, caplog):
+    listed = [i % 10 for i in range(100)]
+    dataset = Merged(FORMS["PIL"](pixels(100)), listed, targets=listed, after=after)
+    data = data_of(dataset, dataset, options=PLAIN)
+    if after < 0:  # seen at the first item of the class
+        assert data.train.source.labels == [5 if label == 3 else label for label in listed]
+    else:
+        with pytest.raises(DataError, match=r"item [2-9]3 of the Merged: cannot be read .*label 5, which was 3 before the run"):
+            list(build_loader(PLAIN, data.val, 16, 100, False).epoch())
+
+
+def test_an_item_that_cannot_be_read_is_no_reason_to_doubt_its_label():
+    class Damaged(Pairs):
+        def __getitem__(self, index):
+            if index == 1:
+                raise OSError("truncated")
+            return super().__getitem__(index)
+
+    dataset = Damaged(FORMS["PIL"](pixels()), labels(), targets=labels())
+    assert data_of(dataset, Pairs(FORMS["PIL"](pixels()), labels())).train.source.labels == labels()
+
+
+def test_boxes_have_a_class():
+    boxes = [{"boxes": [[0, 0, 9, 5.0], [1, 1, 3, 3]], "labels": [1, 2 + (i == 7)]} for i in range(20)]
+    data = data_of(Pairs(FORMS["PIL"](pixels()), boxes, classes=["a", "b"]), options=PLAIN)
+    with pytest.raises(DataError, match="item 7 of the Pairs: label 3, and there are 2 classes, numbered from 1"):
+        data.train.source.item(7)
+    assert data.train.source.item(6)[1].labels.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["masks", "boxes", "classes"])
+def test_labels_of_pixels_are_those_of_the_pixels_that_are_given(kind):
+    """What EXIF still says of the file that an image was cut from turns no image away from its mask."""
+    image = Image.fromarray((masks(1, (8, 8))[0] * 100).astype(np.uint8)).convert("RGB")
+    image.info["exif"] = exif_of(3)
+    target = {"masks": masks(1, (8, 8))[0], "boxes": {"boxes": [[0, 0, 4, 4.0]], "labels": [1]}, "classes": 0}[kind]
+    other = 1 if kind == "classes" else target
+    options, pairs = replace(PLAIN, crop_ratio=1.0), Pairs([image] * 4, [target, other] * 2)
+    data = data_of(pairs, pairs, classes=list("abc"), options=options)
+    images, labels_ = batch(data, "val", 8, options=options, label_size=8)
+    upright = torch.from_numpy(np.asarray(image)[..., 0] / 255).float()
+    assert torch.allclose(images[0][0], upright.rot90(2) if kind == "classes" else upright)
+    if kind == "masks":
+        assert torch.equal((images[0][0] * 2.55).round().long(), labels_[0])
+
+
+def exif_of(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
 # -- randomness ---------------------------------------------------------------------------------------
+
+
+class Drawn(Pairs):
+    """Draws from NumPy and from Python, as albumentations and older code do."""
+
+    def __getitem__(self, index):
+        drawn = np.random.rand() if self.by == "numpy" else random.random()  # noqa: NPY002
+        return torch.full((3, 4, 4), drawn + 100 * index), index % 2
+
+
+@pytest.mark.parametrize("by", ["numpy", "random"])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_what_a_dataset_draws_depends_on_seed_epoch_and_image(workers, by):
+    data = data_of(Drawn(range(8), labels(8), by=by), Drawn(range(8), labels(8), by=by), options=PLAIN)
+    options = replace(PLAIN, workers=workers)
+
+    def drawn(seed, epoch, shard=(0, 1)):
+        values = [float(v) for x, _ in build_loader(options, data.train, 4, 2, True, shard, seed).epoch(epoch) for v in x[:, 0, 0, 0]]
+        return {int(value // 100): value % 100 for value in values}
+
+    states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    first = drawn(0, 0)
+    assert len(set(first.values())) == 8
+    assert drawn(0, 0) == first
+    for other in (drawn(7, 0), drawn(0, 5)):
+        assert not set(other.values()) & set(first.values())
+    assert drawn(0, 0, (0, 2)) | drawn(0, 0, (1, 2)) == first  # whichever process reads it
+    if not workers:
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == states  # noqa: NPY002
 
 
 class Jittered(Pairs):

@@ -9,7 +9,8 @@ import mobile_cv_nas as nas
 from mobile_cv_nas.data.transforms import Preprocess
 from mobile_cv_nas.tasks.classification import Classification
 from mobile_cv_nas.tasks.detection import Detection
-from mobile_cv_nas.tasks.model import Model, default_transform
+from mobile_cv_nas.tasks.load import default_transform
+from mobile_cv_nas.tasks.model import Model
 from mobile_cv_nas.tasks.options import HeadOptions
 from mobile_cv_nas.tasks.segmentation import Segmentation
 

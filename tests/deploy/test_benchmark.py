@@ -9,6 +9,7 @@ from networks import model_of, network_of
 from PIL import Image
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.commands.benchmark_net import _tested
 from mobile_cv_nas.deploy.benchmark import Contender, machine, measure, prepare, relative
 
 
@@ -84,3 +85,11 @@ def test_the_machine_has_no_name():
     import platform
 
     assert platform.node() not in machine(1).values()
+
+
+def test_a_score_is_of_the_weights_that_a_run_left(tmp_path):
+    """Not of whatever file lies in its folder."""
+    (tmp_path / "result.json").write_text('{"top1": 0.9}')
+    model = model_of("classifier")
+    for name, score in (("model.safetensors", 0.9), ("model.onnx", 0.9), ("other.safetensors", None), ("", 0.9)):
+        assert _tested(str(tmp_path / name), model) == score

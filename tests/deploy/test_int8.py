@@ -7,14 +7,17 @@ import onnx
 import pytest
 import torch
 from networks import model_of, network_of
+from PIL import Image
 from test_onnx import photograph, session_of
 from torch import nn
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.data.digits import digits
 from mobile_cv_nas.deploy.calibrate import calibration, layer_losses
-from mobile_cv_nas.deploy.check import ExportError
-from mobile_cv_nas.deploy.file_network import OnnxNetwork, overflows
+from mobile_cv_nas.deploy.check import ExportError, differences, sqnr
+from mobile_cv_nas.deploy.file_network import FileNetwork, OnnxNetwork, overflows
 from mobile_cv_nas.deploy.interface import interface_of
+from mobile_cv_nas.deploy.wrapped import wrap
 from mobile_cv_nas.errors import InputError
 
 
@@ -44,6 +47,24 @@ def test_onnx(tmp_path):
     loaded = nas.load(path)
     assert loaded.predict(folder / "0.png").labels[0] == model.predict(folder / "0.png").labels[0]
     assert "calibrated on 10 images" in str(result)
+
+
+@pytest.mark.parametrize("ending", [".onnx", pytest.param(".pte", marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore")])])
+def test_a_trained_network_keeps_its_accuracy(ending, tmp_path):
+    """The card Digits on its 360 test images."""
+    model, data, path = nas.load("Digits"), digits(), tmp_path / f"net{ending}"
+
+    def pictures(split):
+        return [Image.fromarray((split.source.images[i, 0] * 255).round().byte().numpy()) for i in split.indices]
+
+    result = nas.export(model, path, int8=pictures(data.train), images=100)
+    assert result.int8.sqnr["logits"] >= 28
+    tested, right = pictures(data.test), []
+    for one in (model, nas.load(path)):
+        found = [prediction.labels[0] for prediction in one.predict(tested)]
+        right.append(sum(data.classes[data.test.source.labels[i]] == name for i, name in zip(data.test.indices, found, strict=True)))
+    assert right[0] == 358
+    assert right[1] >= right[0] - 1
 
 
 def weights_of(path):
@@ -114,6 +135,16 @@ def test_a_fixed_batch_and_bytes(tmp_path):
     assert session_of(path).get_inputs()[0].shape == [2, 8, 8, 3]
 
 
+def test_a_fixed_batch_is_judged_on_all_images(tmp_path):
+    """The first call alone said nothing of the others, which are far outside of what was calibrated on."""
+    images = list(torch.randn(26, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    judged = calibration(images, None, interface_of(network_of("classifier")), 10)[1]
+    for image in judged[1:]:
+        image *= 30
+    with pytest.raises(ExportError, match=r"int8 logits is \d\.\d dB over the noise"):
+        nas.export(network_of("classifier"), tmp_path / "net.onnx", int8=images, images=10, batch=1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lraspp", "ssdlite"])
 def test_heads(name, tmp_path):
@@ -154,6 +185,34 @@ def test_the_layer_that_loses_most_is_found():
     assert all(torch.equal(layer.weight, kept) for layer, kept in zip(network, before, strict=True))
 
 
+class Untaught(FileNetwork):
+    """In the place of a detector's file: its anchors, all of them background."""
+
+    def __init__(self, wrapped, interface):
+        super().__init__(interface)
+        self.wrapped = wrapped
+
+    def run(self, image):
+        detector, (boxes, scores) = self.wrapped.network, self.wrapped(image)
+        anchors = torch.cat([detector.centre - detector.side / 2, detector.centre + detector.side / 2], -1)
+        return [anchors.clamp(0, 64).expand_as(boxes), torch.eye(scores.shape[-1])[0].expand_as(scores)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["ssdlite", "retinanet"])
+def test_anchors_and_background_are_no_signal(name):
+    """Any detector gives them: beside these the noise of int8 was never above its bound."""
+    network = network_of(name)
+    for layer in network.head.classification_head.modules() if name == "ssdlite" else ():
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            layer.bias.view(-1, 4)[:, 0] += 4  # as where most anchors have no object
+    wrapped, interface = wrap(network, interface_of(network))
+    untaught, images = Untaught(wrapped, interface), torch.rand(4, 3, 64, 64)
+    assert [one.sqnr for one in differences(wrapped, untaught, images, (4,))] == pytest.approx([0, 0], abs=1e-3)
+    if name == "ssdlite":
+        assert min(map(sqnr, wrapped(images), untaught.raw(images))) > 5  # as they are given
+
+
 def test_noise_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("mobile_cv_nas.deploy.export.LEAST_SQNR", 100.0)
     with pytest.raises(ExportError, match=r"keep_float the layers that lose most: \w+"):
@@ -181,6 +240,14 @@ def test_a_network_alone_needs_tensors():
     network = network_of("classifier")
     with pytest.raises(InputError, match="export a Model"):
         calibration([photograph()], None, interface_of(network), 4)
+
+
+def test_a_folder_is_read_as_training_reads_it(tmp_path):
+    model = model_of("classifier")
+    for name in ("a", ".ipynb_checkpoints", "__MACOSX/a", "a/@eaDir"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        photograph().save(tmp_path / name / "0.png")
+    assert [len(part) for part in calibration(tmp_path, model, interface_of(model.network, model), 4)] == [1, 0]
 
 
 def test_images_are_spread_evenly():

@@ -9,20 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dense_runs import dense_arch
 from helpers import run_tool
 from latency import made_up
 from scipy.stats import kendalltau
 from spaces import TINY, parsed, samples
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.commands.latency import main as latency
 from mobile_cv_nas.deploy.latency.check import agreement, check_table
 from mobile_cv_nas.deploy.latency.features import FEATURES
 from mobile_cv_nas.deploy.latency.fit import fit_table, match, operators_of
 from mobile_cv_nas.deploy.latency.measure import Measurement, measure, profile, read_measurement
-from mobile_cv_nas.deploy.latency.sample import Manifest, digest, draw_samples, extremes, read_manifest, write_samples
+from mobile_cv_nas.deploy.latency.sample import Manifest, Sample, digest, draw_samples, extremes, read_manifest, write_samples
 from mobile_cv_nas.deploy.latency.table import LatencyTable
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.nn.heads import HeadDef
+from mobile_cv_nas.nn.operators import Operator
 
 DEVICE = made_up(
     {
@@ -125,6 +128,32 @@ def test_profiles_of_a_few_networks_do_as_well() -> None:
         match(operators, [["Conv", [], [], 1.0]])
 
 
+def test_operators_of_a_head_are_found_by_their_shapes() -> None:
+    """They are listed map by map: that of the coarse map, which runs first, stands last."""
+    arch = dense_arch()
+    head = HeadDef("lraspp", 3, {"channels": 16, "low_stride": 8})
+    operators = operators_of(Sample("net000", arch, "fit"), Manifest("dense", "", head, 3, ()))
+    layers = [one for one in operators if one.kind in ("conv", "pointwise", "depthwise", "linear")]
+    fine, summed, coarse, gate = layers[-4:]
+    run = [*layers[:-4], coarse, gate, summed, fine]
+
+    def node(one: Operator, spent: float, last: bool = False) -> list:
+        side, filled = int(one.out_area**0.5), -int(-one.c_out // 8) * 8  # up to whole vectors
+        weights = [filled, 1 if one.kind == "depthwise" else int(one.c_in), one.kernel, one.kernel]
+        read, written = [1, int(one.c_in), int(one.in_area**0.5), int(one.in_area**0.5)], [1, filled, side, side]
+        if last:  # as in int8: channels last, and nothing of the weights
+            return ["QLinearConv", [[1, *read[2:], read[1]], [], []], [1, side, side, int(one.c_out)], spent]
+        return ["Conv", [read, weights, [filled]], written, spent]
+
+    for last in (False, True):
+        found, rest = match(operators, [node(one, float(i), last) for i, one in enumerate(run)])
+        assert found == [(one, float(i)) for i, one in enumerate(run)]
+        assert rest == 0
+    run[-1] = run[-1]._replace(out_area=25.0)
+    with pytest.raises(InputError, match=r"a profile has a Conv of .* to \[1, 8, 5, 5\], which its network has not"):
+        match(operators, [node(one, 1.0) for one in run])
+
+
 def test_a_dozen_networks_scale_the_table_of_another_runtime() -> None:
     manifest = _manifest()
     factor = {"pointwise": 2.0, "depthwise": 0.5}
@@ -142,6 +171,20 @@ def test_a_dozen_networks_scale_the_table_of_another_runtime() -> None:
     assert table.method == "scaled"
     assert check.table.error < 1e-6
     assert table.constant == pytest.approx(0.2, rel=1e-3)
+
+
+def test_a_kernel_that_none_of_the_dozen_has_is_scaled_as_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """Its factor was 0: a search would have taken it wherever it may."""
+    manifest = _manifest()
+    without = [one for one in manifest.samples if all("k5" not in layer.names[0] for layer in one.arch.layers)]
+    few = replace(manifest, samples=tuple(replace(one, part="fit") for one in without))
+    assert len(without) >= 8
+    twice = made_up({name: {f: 2 * c for f, c in own.items()} for name, own in DEVICE.coefficients.items()}, constant=0.1)
+    table = fit_table(few, _measured(few, twice), like=DEVICE)
+    assert table.coefficients["depthwise5"]["written"] == pytest.approx(2 * DEVICE.coefficients["depthwise5"]["written"], rel=1e-3)
+    assert "depthwise5: no measured network has it; scaled as depthwise3 and depthwise7" in caplog.text
+    for one in manifest.samples:
+        assert table.latency(one.arch, 10) == pytest.approx(twice.latency(one.arch, 10), rel=1e-3)
 
 
 def test_a_csv_of_a_phone_becomes_a_table_and_one_that_is_no_better_than_macs_is_refused(tmp_path: Path) -> None:
@@ -186,12 +229,31 @@ def test_a_csv_of_a_phone_becomes_a_table_and_one_that_is_no_better_than_macs_is
         ("name,ms\nnet000,fast", "line 2: 'net000,fast'"),
         ("net000,-3", "line 1: 'net000,-3': give a name and milliseconds above 0"),
         ("net000,1,2", "line 1"),
+        ("net000.onnx,8\nnet000_int8.onnx,4", "net000.onnx and net000_int8.onnx are no passes of one kind"),
+        ("nets/net000.onnx,8\nnets/net000.pte,9", "net000.onnx and net000.pte are no passes of one kind"),
     ],
 )
 def test_lines_of_a_csv_that_say_nothing(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(InputError, match=words):
         read_measurement(tmp_path / "a.csv")
+
+
+def test_times_are_those_of_the_runtime_and_precision_that_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = _manifest()
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.to_dict()))
+    phone, table = str(tmp_path / "phone.csv"), str(tmp_path / "phone.json")
+    Path(phone).write_text("".join(f"{one.name}_int8.pte,{DEVICE.latency(one.arch, 10)}\n" for one in manifest.samples))
+    fit = ["fit", str(tmp_path), "--csv", phone, "--output", table, "--device", "My phone", "--runtime", "executorch"]
+    assert latency(fit) == 2
+    assert "phone.csv: names of int8 files, not of fp32: give --precision int8" in capsys.readouterr().err
+    assert latency([*fit, "--precision", "int8"]) == 0
+    assert latency(["check", table, str(tmp_path), "--csv", phone]) == 0
+    capsys.readouterr()
+    macs = {one.name: [1e-6 * one.arch.cost(10).macs + 0.02] for one in manifest.samples}
+    replace(_measured(manifest, DEVICE), times=macs).save(tmp_path / "measured_onnxruntime_fp32.json")  # no times of the table's kind
+    assert latency(["check", table, str(tmp_path)]) == 2
+    assert "measured_executorch_int8.json" in capsys.readouterr().err
 
 
 def test_names_must_be_of_the_manifest(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import runpy
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from networks import NETWORKS, model_of, network_of, renewed
+from networks import NETWORKS, model_of, network_of
 from PIL import Image
 
 import mobile_cv_nas as nas
@@ -81,8 +82,11 @@ def test_every_kind(name, tmp_path):
 @pytest.mark.parametrize("with_transform", [False, True])
 def test_a_loaded_dense_model_predicts(name, with_transform, tmp_path):
     model = model_of(name)
+    if name == "lraspp":  # as of a search that found a smaller input size: masks of twice the size judge it
+        model.transform, model.task = replace(model.transform, resize=(128, 128)), replace(model.task, label_size=128)
     nas.export(model, tmp_path / "net.onnx", with_transform=with_transform)
     loaded, image = nas.load(tmp_path / "net.onnx"), photograph()
+    assert loaded.task.label_size == model.task.label_size
     new, old = loaded.predict(image, score=0.3), model.predict(image, score=0.3)
     if name == "lraspp":
         assert float((new.mask == old.mask).double().mean()) > 0.999
@@ -104,6 +108,15 @@ def test_bytes_in(tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-4 * abs(expected).max())
     image = photograph()
     assert nas.load(path).predict(image).scores == pytest.approx(model.predict(image).scores, abs=1e-5)
+
+
+def test_bytes_of_a_network_that_never_saw_a_mean(tmp_path):
+    """The mean and std of its model are defaults: what its own Dataset did with pixels nobody knows."""
+    model = model_of("classifier")
+    model.about["own_inputs"] = True
+    with pytest.raises(InputError, match=r"with_transform: the network was trained on tensors that a Dataset of its own prepared"):
+        nas.export(model, tmp_path / "net.onnx", with_transform=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fixed_batch(tmp_path):
@@ -199,14 +212,6 @@ def test_the_example_finds_what_the_detector_finds(tmp_path):
     assert len(expected.labels) > 3
     assert [name for name, _, _ in found] == expected.labels
     np.testing.assert_allclose([box for _, _, box in found], expected.boxes, atol=1e-3)
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("name", ["FBNetV2_F1", "FBNetV3_A", "MobileNetV3_Large", "MnasNet_A1", "EfficientNet_Lite0"])
-def test_networks_of_the_zoo(name, tmp_path):
-    """One of each family of blocks; the export checks it."""
-    result = nas.export(renewed(nas.fbnet_builder(name)), tmp_path / "net.onnx", input_size=64)
-    assert len(result.differences) == 2
 
 
 def test_pools_are_named(tmp_path):

@@ -7,12 +7,13 @@ import sys
 import pytest
 import torch
 from helpers import quick_cfg, runtime_of, tiny_arch, trainer_of
-from searches import build_searcher, loop_of, tiny_cfg
+from searches import build_searcher, loop_of, search_of, tiny_cfg
 
 from mobile_cv_nas.data import loader as loading
 from mobile_cv_nas.engine import progress
 from mobile_cv_nas.engine.memory import OutOfMemory, memory_error
 from mobile_cv_nas.engine.progress import Lines
+from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.engine.timing import long
 
 
@@ -51,6 +52,32 @@ def test_a_line_an_epoch_stays_on_a_terminal(tmp_path, clock, capsys):
     lines.step(1, lambda: "never")
     assert bar.lines == ["epoch 1/2"]
     assert capsys.readouterr().out == ""
+
+
+def test_pieces_have_one_pace_of_lines_over_all_lots(tmp_path, clock, capsys):
+    pieces, seen = progress.Pieces(runtime_of(quick_cfg(tmp_path)), "comparing"), []
+    for lot in ("abc", "defg", "hi"):
+        for piece in pieces.each(lot, lambda: f"best {seen[-1]}"):
+            seen.append(piece)
+            clock[0] += 11.0
+    assert seen == list("abcdefghi")
+    assert capsys.readouterr().out.splitlines() == [
+        "comparing 3/3, 0 s left: best c",
+        "comparing 3/4, 11 s left: best f",
+        "comparing 2/2, 0 s left: best i",
+    ]
+
+
+def test_archs_that_are_compared_are_counted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SILENT", 0.0)
+    searcher, run = build_searcher(cfg := tiny_cfg(tmp_path)), search_of(cfg)
+    (tmp_path / "run").mkdir()
+    judge = run.measure(searcher.supernet).judge(loop_of(searcher, tmp_path / "run"), StopRequest())
+    archs = list(dict.fromkeys(run.space.sample(seed) for seed in range(20)))[:10]
+    scores = judge.scores(archs)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0] for line in lines] == [f"comparing {i}/10" for i in range(1, 11)]
+    assert lines[-1].endswith(f"0 s left: best {max(score for score, _ in scores):.4f}")
 
 
 class Terminal(io.StringIO):
@@ -139,3 +166,8 @@ def test_times_for_people():
         "3 h 20 min",
         "5.0 days",
     ]
+
+
+def test_short_numbers():
+    found = [progress.short(value) for value in (0, 7.5, 999, 999.6, 1000, 412_345, 999_400, 999_600, 56_270_000, 999.7e6, 1e9, 2.64e12)]
+    assert found == ["0", "7.5", "999", "1k", "1k", "412k", "999k", "1M", "56.3M", "1G", "1G", "2.64e+03G"]

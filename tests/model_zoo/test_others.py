@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -49,10 +50,11 @@ SMALL = "MobileNetV3_Small_torchvision"
 
 
 def theirs(library: str, name: str, **options: int) -> nn.Module:
-    """A network of that library, at random, norms too, in eval mode."""
+    """A network of that library as it builds it for its pretrained weights, but at random, norms too, in eval mode."""
     torch.manual_seed(0)
     if library == "timm":
-        network = timm.create_model(name, **options)
+        with mock.patch("timm.models._builder.load_pretrained"):  # some have another eps where they are pretrained
+            network = timm.create_model(name, pretrained=True, **options)
     else:
         from torchvision.models import get_model
 

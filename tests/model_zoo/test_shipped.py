@@ -38,24 +38,25 @@ def test_the_config_takes_the_shipped_weights():
     assert nas.get_card("Digits").name in nas.list_models(pretrained=True)
 
 
-@pytest.mark.parametrize("name", ["Digits", "CIFAR10_1.5M"])
+@pytest.mark.parametrize("name", ["Digits", "CIFAR10_1.5M", "CIFAR10_6M"])
 def test_the_file_is_small(name):
     assert (ROOT / "model_zoo" / "weights" / f"{name}.safetensors").stat().st_size < 1_000_000
 
 
-def test_the_network_for_photographs_is_that_of_its_log(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "target"), [("CIFAR10_1.5M", 1.5e6), ("CIFAR10_6M", 6e6)])
+def test_the_network_for_photographs_is_that_of_its_log(name, target, tmp_path, monkeypatch):
     monkeypatch.setenv("MOBILE_CV_NAS_HOME", str(tmp_path / "nothing"))
-    model, card = nas.load("CIFAR10_1.5M"), nas.get_card("CIFAR10_1.5M")
-    log = (ROOT / "model_zoo" / "weights" / "CIFAR10_1.5M.log").read_text()
+    model, card = nas.load(name), nas.get_card(name)
+    log = (ROOT / "model_zoo" / "weights" / f"{name}.log").read_text()
     told = dict(re.findall(r"^(test top-1|test top-5|MACs|parameters) +([\d.,]+)$", log, re.MULTILINE))
     cost = model.count()
     assert (told["MACs"], told["parameters"]) == (f"{cost.macs:,}", f"{cost.params:,}")
     assert (float(told["test top-1"]), float(told["test top-5"])) == pytest.approx((card.published.top1 / 100, card.published.top5 / 100))
-    saved = nas.load(ROOT / "model_zoo" / "weights" / "CIFAR10_1.5M.safetensors")  # the file says all of itself
+    saved = nas.load(ROOT / "model_zoo" / "weights" / f"{name}.safetensors")  # the file says all of itself
     assert (saved.arch, saved.classes) == (model.arch, model.classes)
     assert saved.transform.to_dict() == model.transform.to_dict()
-    assert abs(cost.macs / 1.5e6 - 1) <= 0.05
-    cfg = load_config(ROOT / "configs" / "zoo" / "CIFAR10_1.5M.yaml", ["DATA.ROOT", str(tmp_path)])
+    assert abs(cost.macs / target - 1) <= 0.05
+    cfg = load_config(ROOT / "configs" / "zoo" / f"{name}.yaml", ["DATA.ROOT", str(tmp_path)])
     assert (list(card.mean), list(card.std)) == (cfg.DATA.MEAN, cfg.DATA.STD)
 
 

@@ -179,6 +179,32 @@ def test_convert_writes_safetensors_with_the_cards_metadata(tmp_path, monkeypatc
     assert nas.fbnet_builder(NAME, pretrained=True).state_dict()[STEM].unique().tolist() == [1], "found in the cache"
 
 
+def test_what_was_converted_is_prepared_as_its_card_says(tmp_path):
+    """By mean, std, resize and interpolation of the card, and with its classes, as the file that it was made of."""
+    torch.manual_seed(0)
+    torch.save(nas.fbnet_builder("EfficientNet_Lite0").state_dict(), tmp_path / "own.pth")
+    assert run_convert(tmp_path / "own.pth", "--model", "EfficientNet_Lite0", "--output", tmp_path / "own.safetensors") == 0
+    before = nas.load(tmp_path / "own.pth", "EfficientNet_Lite0")
+    assert (before.transform.interpolation, before.classes[0]) == ("bicubic", "tench")
+    for after in (nas.load(tmp_path / "own.safetensors"), nas.load(tmp_path / "own.safetensors", "EfficientNet_Lite0")):
+        assert (after.transform, after.classes) == (before.transform, before.classes)
+        assert all(map(torch.equal, after.network.state_dict().values(), before.network.state_dict().values()))
+
+
+def test_what_was_converted_for_an_arch_file_loads_without_it(tmp_path):
+    arch = nas.ArchDef.parse({"name": "mine", "input_size": 16, "stages": [[["conv_k3", 8, 2]]]})
+    arch.save(tmp_path / "mine.yaml")
+    torch.save(nas.build_model(arch, 1000).state_dict(), tmp_path / "mine.pth")
+    assert run_convert(tmp_path / "mine.pth", "--model", tmp_path / "mine.yaml", "--output", tmp_path / "mine.safetensors") == 0
+    assert nas.load(tmp_path / "mine.safetensors").arch == arch
+
+
+def test_an_arch_is_for_weights_that_bring_none():
+    for name in ("Digits", "CIFAR10_1.5M"):
+        with pytest.raises(InputError, match=f"{name}: brings its own arch; leave the other one out"):
+            nas.load(name, "FBNetV2_F1")
+
+
 def test_convert_refuses_in_one_line(tmp_path, capsys):
     path = released(tmp_path / "model.pth")
     for arguments in (

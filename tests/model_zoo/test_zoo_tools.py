@@ -116,6 +116,20 @@ def test_timm_knows_the_zoo_whichever_is_imported_first(first, tmp_path):
     assert done.stdout.split() == ["7", "SourceFileLoader"], done.stderr
 
 
+def test_looking_for_timm_leaves_the_zoo_to_who_imports_it(tmp_path):
+    pytest.importorskip("timm")
+    code = """
+import importlib.util, sys
+import mobile_cv_nas
+found = [importlib.util.find_spec("timm").origin for _ in range(2)]
+assert "timm" not in sys.modules
+import timm
+print(found == [timm.__file__] * 2, timm.is_model("fbnetv2_f4"), any("AfterTimm" in repr(finder) for finder in sys.meta_path))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True", "False"], done.stderr
+
+
 def test_timm_builds_our_networks():
     timm = pytest.importorskip("timm")
     network = timm.create_model("fbnetv2_f1", num_classes=6, in_chans=1)

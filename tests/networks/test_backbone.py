@@ -105,3 +105,24 @@ def test_a_backbone_can_be_exported():
     x = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(torch.export.export(features, (x,)).module()(x), features(x))
+
+
+@pytest.mark.parametrize(("stride", "message"), [(24, "goes from stride 16 to no such stride"), (8, "block s4b2: cannot be dilated")])
+def test_a_network_that_refuses_an_output_stride_stays_as_it_was(stride, message):
+    network = nas.fbnet_builder("FBNetV2_F1")
+    if stride == 8:  # behind the blocks that can be
+        network.blocks.s4b2 = torch.nn.Conv2d(144, 144, 3, padding="same")
+    before = str(list(network.blocks.modules()))
+    with pytest.raises(ValueError, match=message):
+        network.set_output_stride(stride)
+    assert str(list(network.blocks.modules())) == before
+    assert (network.dilated, network.maps.strides[-1]) == (False, 32)
+
+
+def test_a_skip_leaves_no_map_of_its_own():
+    """Its map is the one before it; with a change of width it computes one."""
+    layer = ["ir_k3", 16, 2, 1, {"expansion": 2}]
+    stages = [[["conv_k3", 8, 2, 1]], [layer, ["skip", 16, 1, 1]], [layer, ["skip", 24, 1, 1]], [["ir_k3", 32, 2, 1, {"expansion": 2}]]]
+    arch = nas.ArchDef.parse({"input_size": 32, "stages": stages})
+    info = FeatureBackbone(nas.build_model(arch, 10)).feature_info
+    assert (info.blocks, info.channels) == (["s0b0", "s1b0", "s2b1", "s3b0"], [8, 16, 24, 32])

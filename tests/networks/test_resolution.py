@@ -38,6 +38,10 @@ def test_place_has_the_gradient_of_its_definition() -> None:
     assert torch.autograd.gradcheck(lambda t, p: place(t * 1, p), (total, part))
 
 
+# A skip that brings more channels than any block of its layer gives.
+WIDE = {"input_size": 24, "stages": [[["conv_k3", [8, 12, 4], 2]], [[["ir_k3", "skip"], 8, 1, 1, {"expansion": 2}]]]}
+
+
 def _reference(supernet: nas.Supernet, image: torch.Tensor) -> torch.Tensor:
     """Section 3.2 and Fig. 2, pixel by pixel: for each layer and size take pixels, run the block, put the result back, sum by gates."""
     gates = supernet.gates()
@@ -67,7 +71,7 @@ def _reference(supernet: nas.Supernet, image: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("sharing", ["none", "full"])
 @pytest.mark.parametrize("sizes", [[16, 24, 8], {"any": [11, 17, 24]}, {"any": [21, 22, 23, 24]}], ids=["two", "odd", "coinciding"])
 def test_all_sizes_equal_the_slow_reference(sizes: object, sharing: str, recompute: bool) -> None:
-    for table in (TINY, DEEP, SAME):
+    for table in (TINY, DEEP, SAME, WIDE):
         supernet = nas.build_supernet(parsed(table, input_size=sizes), 10, sharing=sharing, recompute=recompute).eval()
         randomise(supernet)
         random_alphas(supernet)
@@ -126,6 +130,21 @@ def test_sampled_runs_one_size_and_its_gradient_reaches_two_gates() -> None:
         assert float(gradient[order[1]]) == pytest.approx(-float(expected), rel=0.01)
         with torch.no_grad():
             torch.testing.assert_close(supernet(image), first)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_second_size_runs_only_where_its_alpha_learns(learns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet = nas.build_supernet(parsed(TINY), 10, resolution="sampled")
+    run, seen = supernet._run, []
+    monkeypatch.setattr(supernet, "_run", lambda x, gates: (seen.append(x.shape[-1]), run(x, gates))[1])
+    for alpha in supernet.alpha_parameters():
+        alpha.requires_grad_(learns)
+    supernet.sample(1.0)
+    supernet(torch.randn(2, 3, 24, 24)).sum().backward()
+    assert len(seen) == len(set(seen)) == (2 if learns else 1)
+    with torch.no_grad():
+        supernet(torch.randn(2, 3, 24, 24))
+    assert len(seen) == (3 if learns else 2)
 
 
 @pytest.mark.parametrize(("tau", "least", "most"), [(5.0, 0.7, 0.8), (1.0, 0.75, 0.95), (0.2, 0.9, 1.1)])

@@ -306,13 +306,19 @@ def test_errors() -> None:
             nas.build_supernet(space, **wrong)
     with pytest.raises(nas.ArchError, match="input_size 20"):
         supernet.select(nas.ArchDef.parse({**space.sample(random.Random(0)).to_dict(), "input_size": 20}))
-    with pytest.raises(ValueError, match="24x24"):
-        supernet(torch.randn(1, 3, 16, 16))
+    for sides in ((16, 16), (16, 24), (24, 16)):
+        with pytest.raises(ValueError, match="24x24.*not {}x{}".format(*sides)):
+            supernet(torch.randn(1, 3, *sides))
     arch = space.sample(random.Random(0))
     with pytest.raises(ValueError, match="classes"):
         nas.inherit_weights(nas.build_model(arch, 5), supernet)
     with pytest.raises(ValueError, match="build_model"):
         nas.inherit_weights(torch.nn.Linear(1, 1), supernet)
+    table = arch.to_dict()
+    table["stages"][0][0][2] = 1  # another stride: its weights would fit
+    other = nas.build_model(nas.ArchDef.parse(table), 10)
+    with pytest.raises(nas.ArchError, match="stride 1"):
+        nas.inherit_weights(other, supernet)
 
 
 def test_gates_of_a_plain_value() -> None:

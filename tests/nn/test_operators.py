@@ -94,3 +94,72 @@ def test_a_class_of_ones_own_says_its_operators_or_is_named() -> None:
 
     with pytest.raises(ValueError, match=r"Mine does not say its operators: define Mine.operators"):
         block_operators(Mine, Shape(*[1] * 7), None, True)
+
+
+def operators_of(row: list, side: int, squeeze: int = 6) -> list[tuple]:
+    """Of a block that reads 8 channels of a map, as tuples."""
+    layer = SearchSpace.parse({"input_size": side, "stages": [[["conv_k3", 8, 1]], [row]]}).layers[1]
+    one, hidden, out = layer.arguments[row[0]], layer.hidden[0], layer.out_size(side)
+    shape = Shape(8, row[1], hidden, squeeze if hidden else 0, hidden * squeeze, side**2, out**2)
+    return [tuple(op) for op in block_operators(one.kind, shape, one.args, layer.expand)]
+
+
+def test_the_operators_of_blocks_one_by_one() -> None:
+    """(kind, channels in and out, pixels in and out, kernel, groups)."""
+    assert operators_of(["conv_k3_hs", 24, 2, 1], 15) == [("conv", 8, 24, 225, 64, 3, 1), ("hswish", 24, 24, 64, 64, 1, 1)]
+    assert operators_of(["conv_k1", 24, 1, 1], 15) == [("pointwise", 8, 24, 225, 225, 1, 1)]
+    assert operators_of(["skip", 24, 1, 1], 15) == [("pointwise", 8, 24, 225, 225, 1, 1)]
+    assert operators_of(["skip", 8, 1, 1], 15) == []
+    assert operators_of(["ir_k5_se_hs", 24, 2, 1, {"hidden": 32, "groups": 2}], 15) == [
+        ("pointwise", 8, 32, 225, 225, 1, 2),
+        ("hswish", 32, 32, 225, 225, 1, 1),
+        ("shuffle", 32, 32, 225, 225, 1, 1),
+        ("depthwise", 32, 32, 225, 64, 5, 1),
+        ("hswish", 32, 32, 64, 64, 1, 1),
+        ("pool", 32, 32, 64, 1, 1, 1),
+        ("linear", 32, 6, 1, 1, 1, 1),
+        ("hswish", 6, 6, 1, 1, 1, 1),
+        ("linear", 6, 32, 1, 1, 1, 1),
+        ("sigmoid", 32, 32, 1, 1, 1, 1),
+        ("scale", 32, 32, 64, 64, 1, 1),
+        ("pointwise", 32, 24, 64, 64, 1, 2),
+    ]
+    assert operators_of(["ir_pool_hs", 24, 1, 1, {"expansion": 3}], 15) == [
+        ("pointwise", 8, 24, 225, 225, 1, 1),
+        ("hswish", 24, 24, 225, 225, 1, 1),
+        ("pool", 24, 24, 225, 1, 1, 1),
+        ("linear", 24, 24, 1, 1, 1, 1),
+        ("hswish", 24, 24, 1, 1, 1, 1),
+    ]
+    found = operators_of(["ir_k3_e3", 8, 1, 1], 15)
+    assert found == [("pointwise", 8, 24, 225, 225, 1, 1), ("depthwise", 24, 24, 225, 225, 3, 1), ("pointwise", 24, 8, 225, 225, 1, 1)]
+
+
+def test_the_operators_of_heads_one_by_one() -> None:
+    assert [tuple(op) for op in head_operators(HeadDef("classifier", 10), 0, 24, (72, 3))] == [
+        ("pool", 24, 24, 9, 1, 1, 1),
+        ("linear", 24, 10, 1, 1, 1, 1),
+    ]
+    lraspp = HeadDef("lraspp", 7, {"channels": 32})
+    assert [tuple(op) for op in head_operators(lraspp, 0, 16, (72, 9, 5))] == [
+        ("resize", 32, 32, 25, 81, 1, 1),
+        ("pointwise", 16, 7, 81, 81, 1, 1),
+        ("pointwise", 32, 7, 81, 81, 1, 1),
+        ("add", 7, 7, 81, 81, 1, 1),
+        ("resize", 7, 7, 81, 5184, 1, 1),
+    ]
+    assert [tuple(op) for op in head_operators(lraspp, 1, 24, (72, 9, 5))] == [
+        ("pointwise", 24, 32, 25, 25, 1, 1),
+        ("pool", 24, 24, 25, 1, 1, 1),
+        ("linear", 24, 32, 1, 1, 1, 1),
+        ("sigmoid", 32, 32, 1, 1, 1, 1),
+        ("scale", 32, 32, 25, 25, 1, 1),
+    ]
+    ssdlite = HeadDef("ssdlite", 5, {"channels": 24, "strides": (4, 8)})
+    predicted = [("depthwise", 16, 16, 81, 81, 3, 1), ("pointwise", 16, 24, 81, 81, 1, 1)]
+    predicted += [("depthwise", 16, 16, 81, 81, 3, 1), ("pointwise", 16, 36, 81, 81, 1, 1)]
+    assert [tuple(op) for op in head_operators(ssdlite, 0, 16, (72, 9, 5))] == predicted  # six anchors, four sides and six scores each
+    last = [tuple(op) for op in head_operators(ssdlite, 1, 16, (72, 9, 5))]
+    assert last[4:7] == [("pointwise", 16, 12, 25, 25, 1, 1), ("depthwise", 12, 12, 25, 9, 3, 1), ("pointwise", 12, 24, 9, 9, 1, 1)]
+    assert [op[3] for op in last] == [25] * 6 + [9] * 7 + [4] * 5  # pixels that are read, of 5x5, 3x3 and 2x2
+    assert [op[4] for op in last] == [25] * 5 + [9] * 7 + [4] * 6

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +16,12 @@ from torch import nn
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.errors import InputError
-from mobile_cv_nas.nn.blocks import Dims, InvertedResidual
+from mobile_cv_nas.nn import registered
+from mobile_cv_nas.nn.blocks import ConvBlock, Dims, InvertedResidual, IRPool, Skip
 from mobile_cv_nas.nn.choice import Gates
+from mobile_cv_nas.nn.layers import ACTIVATIONS, SE_GATES
 from mobile_cv_nas.nn.register import arguments_type, make_block
+from mobile_cv_nas.nn.whole import WholeCandidate
 
 
 @pytest.fixture(autouse=True)
@@ -231,6 +237,14 @@ def test_an_option_of_ones_own_is_checked() -> None:
         nas.ArchDef.parse(table(["shuffle", 8, 1, 1, {"part": 4}]))
 
 
+def test_arguments_are_values():
+    """Equal ones are one key, and none can be changed behind the back of a block that was made of them."""
+    kind = arguments_type(InvertedResidual)
+    assert len({kind(kernel=5), kind(kernel=5), kind(kernel=3)}) == 2
+    made = arguments_type(Wide)
+    assert len({made(), made()}) == 1
+
+
 def test_dimensions_that_are_left_out():
     assert Dims(6, 8) == (6, 8, 1, 0, 0, True)
 
@@ -240,3 +254,118 @@ def test_an_error_inside_a_block_of_this_library_is_not_the_users():
     with pytest.raises(ValueError, match="divisible by groups") as caught:
         make_block("ir_k3", InvertedResidual, dims, {"groups": 4})
     assert "correct its" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mine", "block_type"])
+def test_a_network_with_a_plain_module_is_pickled(name: str) -> None:
+    """By the name it is registered under, which may be that of anything in the library."""
+    nas.register_block(name, Plain, kernel=5)
+    arch = nas.ArchDef.parse(table([name, 12], ["ir_k3", 16]))
+    model = nas.build_model(arch, 4).eval()
+    x = torch.randn(1, 3, 16, 16)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(arch, protocol)) == arch
+        assert torch.equal(pickle.loads(pickle.dumps(model, protocol))(x), model(x))
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=False)(x), model(x))
+    assert type(copy.deepcopy(model).blocks.s1b0) is type(model.blocks.s1b0)
+
+
+class Searched(nn.Module):
+    """A plain module that has what a space needs."""
+
+    def __init__(self, dims: Any):
+        super().__init__()
+        self.inner = Pointwise(dims)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+    def transform(self, *arguments: Any) -> torch.Tensor:
+        return self.inner.transform(*arguments)
+
+    constants, cost = staticmethod(lambda args, expand: {"bias": 0}), Pointwise.cost
+
+
+def test_a_supernet_and_a_variant_are_pickled() -> None:
+    nas.register_block("mine", Searched)
+    nas.register_block("wide", Wide)
+    space = nas.SearchSpace.parse(table([["mine", "wide", "skip"], [8, 16, 4], 1, 2]))
+    supernet = nas.build_supernet(space, 4).eval()
+    again = pickle.loads(pickle.dumps(supernet))
+    x = torch.randn(1, 3, 16, 16)
+    assert torch.equal(again(x), supernet(x))
+    assert again.cost() == supernet.cost()
+    assert again.space == space
+    arch = space.sample(0)
+    arch.cost()
+    assert pickle.loads(pickle.dumps(arch)) == arch
+
+
+def test_a_pickled_network_needs_its_block() -> None:
+    nas.register_block("mine", Plain)
+    data = pickle.dumps(nas.build_model(nas.ArchDef.parse(table(["mine", 12])), 4))
+    nas.BLOCKS._obj_map.pop("mine")
+    with pytest.raises(AttributeError, match=r"'mine' on <module 'mobile_cv_nas\.nn\.registered'"):
+        pickle.loads(data)
+    with pytest.raises(AttributeError, match=r"no block is called mine: register_block\('mine', ...\) it before"):
+        _ = registered.mine
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        (InvertedResidual, {"kernel": "7"}, "InvertedResidual: kernel must be an odd int from 1 to 65535, not '7'"),
+        (InvertedResidual, {"kernel": 4}, "kernel must be an odd int from 1 to 65535, not 4"),
+        (InvertedResidual, {"kernel": 3.0}, "kernel must be an odd int from 1 to 65535, not 3.0"),
+        (ConvBlock, {"kernel": -1}, "ConvBlock: kernel must be an odd int from 1 to 65535, not -1"),
+        (ConvBlock, {"kernel": None}, "kernel must be an odd int from 1 to 65535, not None"),
+        (InvertedResidual, {"activation": "gelu"}, "activation must be one of relu, relu6, hswish, silu, not 'gelu'"),
+        (InvertedResidual, {"activation": None}, "activation must be one of relu, relu6, hswish, silu, not None"),
+        (IRPool, {"activation": nn.ReLU}, "IRPool: activation must be one of relu"),
+        (IRPool, {"se": "relu"}, "se must be one of sigmoid, hsigmoid or None, not 'relu'"),
+        (InvertedResidual, {"se_activation": "gelu"}, "se_activation must be one of relu, relu6, hswish, silu or None"),
+        (InvertedResidual, {"groups": 0}, "groups must be an int from 1 to 65536, not 0"),
+        (InvertedResidual, {"padding": "valid"}, "padding must be an int from 0 to 16, or same or None"),
+        (InvertedResidual, {"norm_eps": 0}, "norm_eps must be a number above 0"),
+        (InvertedResidual, {"bias": "no"}, "bias must be true or false, not 'no'"),
+        (WholeCandidate, {"kernel": 3, "ratio": 1.5, "groups": 1}, "ratio must be an int from 1 to 65536, not 1.5"),
+        (Wide, {"activation": "gelu"}, "Wide: activation must be one of relu"),
+    ],
+)
+def test_an_argument_of_a_block_of_ours_is_checked(kind: Any, arguments: dict[str, Any], words: str) -> None:
+    assert words in refused("mine", kind, **arguments)
+
+
+def test_what_blocks_of_ours_take_stays_legal() -> None:
+    for number, activation in enumerate(ACTIVATIONS):
+        for gate in (*SE_GATES, None):
+            nas.register_block(f"ir_{number}_{gate}", InvertedResidual, kernel=2 * number + 1, activation=activation, se=gate)
+        nas.register_block(f"pool_{number}", IRPool, activation=activation, se_activation=None)
+        nas.register_block(f"conv_{number}", ConvBlock, kernel=9, padding=[None, 0, 4, "same"][number], bias=True, norm_eps=1)
+    nas.register_block("nothing", Skip)
+    nas.register_block("whole", WholeCandidate, kernel=7, ratio=2, groups=2, activation="silu")
+    for entry in [entry for _, entry in nas.BLOCKS if hasattr(entry, "func")]:  # every one that is shipped
+        nas.register_block(f"again{len(nas.BLOCKS._obj_map)}", entry.func, **entry.keywords)
+
+
+def test_an_argument_of_ones_own_may_mean_anything() -> None:
+    """A constructor that names an argument reads it itself, and so does a class that is not of this library."""
+
+    class Twice(InvertedResidual):
+        def __init__(self, dims: Any, kernel: str = "3x3", **rest: Any):
+            super().__init__(dims, kernel=int(kernel[0]), **rest)
+
+    class Gelu(nn.Module):
+        def __init__(self, dims: Any, activation: str):
+            super().__init__()
+            self.act = getattr(nn, activation)()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(x)
+
+    nas.register_block("twice", Twice, kernel="5x5")
+    nas.register_block("gelu", Gelu, activation="GELU")
+    assert nas.build_model(nas.ArchDef.parse(table(["gelu", 8])), 4)(torch.randn(1, 3, 16, 16)).shape == (1, 4)

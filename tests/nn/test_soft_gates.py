@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.nn.blocks import Dims, InvertedResidual
+from mobile_cv_nas.nn.blocks import BLOCKS, Dims, InvertedResidual
 from mobile_cv_nas.nn.choice import SKIP, Choice, ChoiceTable, Gates
 
 
@@ -52,6 +52,23 @@ def test_a_hidden_mask_is_applied_once(se):
     assert torch.allclose(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_hard_gates_fall_as_softmax_of_the_alphas_says():
+    """The largest of alpha plus Gumbel noise; with the noise the other way round these frequencies would be far off."""
+    table = ChoiceTable([Choice("block", ("a", "b", "c", "d"))])
+    table.compile_tables()
+    alpha = torch.tensor([2.0, 1.0, 0.0, -3.0])
+    with torch.no_grad():
+        table.alpha["block"].copy_(alpha)
+    torch.manual_seed(0)
+    count, drawn = 6000, torch.zeros(4)
+    for _ in range(count):
+        table.sample(0.05)
+        drawn[gates_of(table)[0].argmax()] += 1
+    expected = F.softmax(alpha, 0)
+    error = (expected * (1 - expected) / count).sqrt()
+    assert ((drawn / count - expected).abs() < 4 * error).all()
+
+
 def marginals(noise, skip):
     values = [3, 5, 3, SKIP] if skip else [3, 5, 3]
     table = ChoiceTable([Choice("block", ("a", "b", "c", "skip")[: len(values)])])
@@ -87,9 +104,23 @@ def test_marginals_of_a_block_that_is_not_there_have_finite_gradients():
     gates = torch.tensor([[0.0, 0.0, 0.0, 1.0]]).expand_as(table.gates(noise=False)).clone().requires_grad_()
     table.given = gates.detach()
     found = table._conditioned(gates)
-    assert torch.isfinite(found).all()
+    assert found.tolist() == [pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])] * 2  # all that have it alike
     (gradient,) = torch.autograd.grad(found.square().sum(), gates)
     assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("then", ["sample", "select", "reset"])
+def test_gates_of_the_callers_end_with_the_next_ones(then):
+    table, mine = marginals(False, True), torch.full((2, 4), 0.25, dtype=torch.float64)
+    table.assign(lambda: mine)
+    assert table.gates() is mine
+    calls = {"sample": lambda: table.sample(0.7), "select": lambda: table.select({"block": 1}), "reset": table.reset}
+    calls[then]()
+    found = table.gates()
+    expected = {"sample": F.softmax((table.logits() + table.noise) / 0.7, 1)[0], "select": torch.eye(4)[1], "reset": table.gates(False)[0]}
+    assert torch.allclose(found[0], expected[then].double())
+    table.assign(lambda: mine)
+    assert table.gates() is mine
 
 
 def test_reset_forgets_noise_temperature_and_selection():
@@ -101,8 +132,9 @@ def test_reset_forgets_noise_temperature_and_selection():
     assert torch.allclose(table.gates()[0, :4], F.softmax(table.alpha["block"].double(), 0))
 
 
-def test_channels_that_only_a_skip_brings_have_its_gate():
-    table = {"input_size": 8, "stages": [[["conv_k3", 12, 1]], [[["ir_k3", "skip"], [4, 8, 4], 1, 1, {"expansion": 1}]]]}
+@pytest.mark.parametrize("first", [12, [8, 12, 4]], ids=["never agrees", "may agree"])
+def test_channels_that_only_a_skip_brings_have_its_gate(first):
+    table = {"input_size": 8, "stages": [[["conv_k3", first, 1]], [[["ir_k3", "skip"], [4, 8, 4], 1, 1, {"expansion": 1}]]]}
     space = nas.SearchSpace.parse(table)
     supernet = nas.build_supernet(space, num_classes=3).eval()
     for seed, temperature in itertools.product(range(3), (0.5, 5.0)):
@@ -117,9 +149,11 @@ def test_channels_that_only_a_skip_brings_have_its_gate():
             row = supernet.table.row["s1b0.block"]
             ir, skip = supernet.table.gates()[row, :2].float()
             own = unit.transform(x, gates)  # masked to its width; 12 channels never agree with 4 or 8
+            agree = float(supernet.table.gates()[supernet.table.row["s1b0.channels"], 1])  # both of 8 channels
+            agree *= 0.0 if first == 12 else float(supernet.table.gates()[supernet.table.row["s0b0.channels"], 0])
         assert found.shape[1] == 12
         assert torch.allclose(found[:, 8:], skip * x[:, 8:], atol=1e-6)
-        assert torch.allclose(found[:, :8], ir * own[:, :8] + skip * x[:, :8], atol=1e-5)
+        assert torch.allclose(found[:, :8], ir * own[:, :8] + (skip + agree * ir) * x[:, :8], atol=1e-5)
 
 
 @pytest.mark.parametrize("block", ["conv_k3", "ir_k3", "ir_k3_se"])
@@ -148,3 +182,40 @@ def test_zero_gamma_is_for_blocks_with_a_residual_only(stride, c_out, zero):
     width = table.width("channels", (8, 16))
     searched = InvertedResidual(Dims(8, width, stride, 16, 0, True), zero_gamma=True)
     assert bool((searched.pwl.norm.weight == 0).all()) == (stride == 1)
+
+
+@pytest.fixture
+def registered():
+    """Inverted residuals of a user's own: as the library's, with another activation or a wider kernel."""
+    own = {"ir_k3_silu": {"activation": "silu"}, "ir_k3_relu6_se": {"activation": "relu6", "se": "sigmoid"}, "ir_k9": {"kernel": 9}}
+    for name, arguments in own.items():
+        nas.register_block(name, InvertedResidual, **arguments)
+    yield
+    for name in own:
+        BLOCKS._obj_map.pop(name)
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    "names", [["ir_k3_hs", "ir_k3_silu"], ["ir_k3_silu", "ir_k3"], ["ir_k3", "ir_k3_relu6_se", "ir_k5_hs"], ["ir_k3", "ir_k9"]]
+)
+def test_a_shared_block_is_each_of_the_candidates_that_a_user_registered(names):
+    """Where the gates of a soft pass are one-hot it gives what the selected child gives; between, every alpha gets a gradient."""
+    torch.manual_seed(0)
+    space = nas.SearchSpace.parse({"input_size": 16, "stages": [[["conv_k3", 8, 2]], [[names, 8, 1, 1, {"expansion": 2}]]]})
+    supernet = nas.build_supernet(space, num_classes=3, sharing="full").eval()
+    for norm in (m for m in supernet.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        torch.nn.init.normal_(norm.bias, 1, 3)  # beyond 6 and below 0 too, where the activations differ
+    x = torch.randn(2, 3, 16, 16)
+    alpha = supernet.alphas()["s1b0.block"]
+    for option in range(len(names)):
+        arch = space.decode({"s1b0.block": option})
+        child = nas.inherit_weights(nas.build_model(arch, 3), supernet).eval()
+        with torch.no_grad():
+            alpha.fill_(-1e4)[option] = 1e4
+            supernet.reset()
+            assert torch.allclose(supernet(x), child(x), atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        alpha.zero_()
+    supernet(x).square().sum().backward()
+    assert alpha.grad.all()

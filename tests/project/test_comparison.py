@@ -50,6 +50,7 @@ def test_kendall_by_counting_pairs(statistics):
         assert statistics.kendall(a, b) == pytest.approx((same - other) / math.sqrt(untied[0] * untied[1]))
     assert statistics.kendall([1, 2, 3], [3, 2, 1]) == -1
     assert math.isnan(statistics.kendall([1, 1], [1, 2]))
+    assert math.isnan(statistics.kendall([1, 2], [1, 3, 2, 4]))  # of two archs, and of these and two more
 
 
 def test_the_bootstrap_is_paired_where_it_can_be(statistics):
@@ -87,7 +88,14 @@ def test_rows_table_csv_and_figure(statistics, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "more"), [("dmasking", ()), ("one_shot", ()), ("darts", ()), ("darts", ("SEARCH.DARTS.SECOND_ORDER", True))]
+    ("name", "more"),
+    [
+        ("dmasking", ()),
+        ("dmasking", ("SEARCH.TARGETS", [15000.0, 20000.0])),
+        ("one_shot", ()),
+        ("darts", ()),
+        ("darts", ("SEARCH.DARTS.SECOND_ORDER", True)),
+    ],
 )
 def test_the_planned_images_are_those_that_pass(name, more, tmp_path):
     searcher = build_searcher(short(tmp_path, name, *more))
@@ -100,6 +108,12 @@ def test_the_planned_images_are_those_that_pass(name, more, tmp_path):
 def test_a_search_that_trains_archs_alone_passes_all_images_each_epoch(tmp_path):
     run = search_of(short(tmp_path, "random", "SEARCH.EPOCHS", 7))
     assert planned_images(run.options, run.data, 0) == 7 * len(run.data.train)
+    assert planned_images(replace(run.options, targets=(15e3, 20e3)), run.data, 0) == 2 * 7 * len(run.data.train)
+    run.data = replace(run.data, test=None)
+    learnt = len(run.data.train.halves(run.options.alpha_fraction, 0)[0])
+    assert planned_images(run.options, run.data, 0) == 7 * learnt
+    searcher = build_searcher(short(tmp_path, "random"))
+    assert run.measure(searcher.supernet).judge(loop_of(searcher, tmp_path / "run"), StopRequest()).images[1] == learnt
 
 
 def test_without_test_images_some_are_kept_for_the_comparison_of_archs(tmp_path):
@@ -114,6 +128,7 @@ def test_epochs_of_a_budget(tmp_path):
     per_epoch = len(searcher.loaders[0]) * 64
     for epochs in (1, 3, 17):
         assert epochs_for(per_epoch * (epochs + 0.4), searcher.options, searcher.data, 0) == epochs
+    assert epochs_for(per_epoch * 3.5, searcher.options, searcher.data, 0) == 3  # the fewer of two that are as near
 
 
 CONFIG = """
@@ -121,6 +136,34 @@ DATA: {DATASET: digits, MEAN: [0.305, 0.305, 0.305], STD: [0.376, 0.376, 0.376]}
 SEARCH: {SPACE: tiny.yaml, TARGET: 17000, EPOCHS: 2, WARMUP_FRACTION: 0.5, RANDOM: {ARCHS: 2}, EVOLUTION: {POPULATION: 4, GENERATIONS: 1}}
 TRAIN: {EPOCHS: 1}
 """
+
+
+def test_results_of_other_settings_are_not_mixed(monkeypatch, tmp_path):
+    """A folder may get more of the same; what would change any result in it is refused, also where only some strategies read it."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    tool = importlib.import_module("compare_strategies")
+    monkeypatch.setattr(tool, "run_jobs", lambda *_: sys.exit("begun"))
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "study.yaml").write_text(CONFIG)
+
+    def end(*words, strategies="random", trainings="1"):
+        always = ["--config", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--floor", "0"]
+        monkeypatch.setattr(sys, "argv", ["compare_strategies.py", *always, "--strategies", strategies, "--trainings", trainings, *words])
+        with pytest.raises(SystemExit) as stopped:
+            tool.main()
+        return stopped.value.code
+
+    assert end() == "begun"
+    (tmp_path / "out/settings.json").unlink()  # of a version that kept none
+    for more in ([], ["--seeds", "4", "--processes", "2"], ["TRAIN.EPOCHS", "1"], ["SEED=5", "OUTPUT_DIR", "x", "DATA.ROOT="]):
+        assert end(*more) == end(*more, strategies="random,one_shot", trainings="3") == "begun"
+    for words, told in (
+        (["TRAIN.EPOCHS", "3"], "TRAIN.EPOCHS was 1 and is 3"),
+        (["SEARCH.TARGET=15k"], "SEARCH.TARGET was 17000.0 and is 15000.0"),
+        (["SEARCH.EVOLUTION.MUTATION", "0.2"], "SEARCH.EVOLUTION.MUTATION was 0.1 and is 0.2"),
+        (["--images", "500"], "--images was 2514 and is 500.0"),
+    ):
+        assert f"settings.json: the results in this folder are of other settings: {told}; give another --output" in end(*words)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def f(a: int, b=True):
         raise ValueError(f"{a + 1}: below {LIMIT - 1}")
     print(a)
     a.clear()
-    return -max(a, 2) * 4
+    return -max(a, 2, *zip(a, a, strict=True)) * 4
 '''
 
 

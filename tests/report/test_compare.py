@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from PIL import Image
 from searches import search_and_train, tiny_cfg
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.commands import compare
 from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.report.compare import Compared, compare_blocks, compare_table, draw_compared, mark_dominated
 from mobile_cv_nas.report.front import dominated
 from mobile_cv_nas.tasks.compared import compared
+from mobile_cv_nas.tasks.model import Model
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +131,18 @@ def test_dominated_networks_are_grey(tmp_path: Path) -> None:
     mixed = [Compared("a", "x", 1, 1, "top1", 0.8), Compared("b", "x", 1, 1, "miou", 0.8)]
     with pytest.raises(InputError, match="several kinds"):
         draw_compared(mixed, tmp_path / "front.png")
+
+
+def test_the_network_that_is_timed_is_the_one_of_its_row(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is built anew: of a card, or of a search whose child was not trained."""
+    seen: list[nas.Cost] = []
+
+    def prepare(source: str, model: Any, *_: Any) -> list[Any]:
+        seen.append(model.count() if isinstance(model, Model) else nas.count(model, model.arch.input_size, model.in_channels))
+        return []
+
+    monkeypatch.setattr(compare, "prepare", prepare)
+    monkeypatch.setattr(compare, "measure", lambda *_: [])
+    rows = [*compared("Digits"), *compared("CIFAR10_1.5M"), *compared(str(run))]
+    compare._timed([*rows, replace(rows[-1], file=None)], "eager", 1)
+    assert [(one.macs, one.params) for one in seen] == [(one.macs, one.params) for one in [*rows, rows[-1]]]

@@ -19,6 +19,7 @@ from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.report import svg
 from mobile_cv_nas.report.html import write_report
 from mobile_cv_nas.report.run import read_run, standard_error
+from mobile_cv_nas.report.tables import derived_how
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,7 @@ def page(run: Path) -> tuple[Page, str]:
 def test_a_search_leaves_a_page_of_its_result(run: Path) -> None:
     found, text = page(run)
     result = json.loads((run / "result.json").read_text())
+    assert derived_how(result) in text
     for value in (f"{result['macs']:,}", f"{result['params']:,}", f"{result['top1']:.4f}", f"{result['val_top1']:.4f}", "12,000"):
         assert value in text
     assert f"± {(result['top1'] * (1 - result['top1']) / 360) ** 0.5:.4f}" in text  # 360 test images

@@ -11,7 +11,7 @@ import pytest
 from spaces import DEEP, SPACES, TINY, members, parsed
 
 import mobile_cv_nas as nas
-from mobile_cv_nas.report.space import find_space, space_info
+from mobile_cv_nas.report.space import space_info
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path.stem for path in SPACES.glob("*.yaml"))
@@ -101,7 +101,7 @@ def test_a_target_on_the_command_line(capsys):
 
 
 def test_paper_space_is_as_large_as_the_paper_says():
-    info = space_info(find_space("fbnetv2_l"))
+    info = space_info(nas.SearchSpace.load("fbnetv2_l"))
     assert info.size > 10**35
     assert info.ratio > 10**14
 
@@ -122,6 +122,8 @@ def test_an_arch_is_a_space_of_one(tmp_path, capsys):
         (["nowhere.yaml"], "nowhere.yaml: no such file"),
         (["../spaces/fbnetv2_l"], "no such file"),
         ([str(SPACES)], "Is a directory|a folder|no shipped space"),
+        (["digits", "--target", "8 ms"], "--target: latency cannot be placed: it needs a latency table"),
+        (["digits", "--target", "256 kB"], "--target: memory cannot be placed: .* give MACs or parameters"),
         (["digits", "--num-classes", "0"], "--num-classes: must be a positive int, not 0"),
     ],
 )

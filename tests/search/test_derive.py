@@ -135,9 +135,11 @@ def test_candidates_of_the_alphas_evolve(tmp_path):
     again = derive_arch(space, None, chances, goal, judge(measure), Choosing(200, 4), Evolution(4, 6, 0.3))
     assert again == evolved
     seen.clear()
-    derive_arch(space, None, chances, goal, judge(measure), Choosing(200, 4), Evolution(2, 0))
+    derive_arch(space, None, chances, goal, judge(measure), Choosing(200, 4), Evolution(2, 0, 0.1))
     assert seen == first  # all that were to be compared, in a smaller population too
-    best = derive_arch(space, plain.arch, chances, goal, judge(lambda arch: (arch == plain.arch, 0.0)), Choosing(200, 1), Evolution(4, 2))
+    best = derive_arch(
+        space, plain.arch, chances, goal, judge(lambda arch: (arch == plain.arch, 0.0)), Choosing(200, 1), Evolution(4, 2, 0.1)
+    )
     assert (best.how, best.arch, best.compared > 4) == ("argmax", plain.arch, True)
 
 

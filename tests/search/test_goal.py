@@ -9,7 +9,7 @@ from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.search.facts import cost_facts
 from mobile_cv_nas.search.folder import draw_found
-from mobile_cv_nas.search.goal import Goal, check_target, parse_target
+from mobile_cv_nas.search.goal import Goal, check_target, counted_head, parse_target
 from mobile_cv_nas.search.objective import _UNITS
 from mobile_cv_nas.search.options import SearchOptions
 from mobile_cv_nas.search.result import SearchResult
@@ -86,3 +86,13 @@ def test_the_expected_costs_of_a_result_are_without_noise():
     assert found["macs"] == arch.cost(10).macs
     assert found["macs_expected"] == expected.macs.item() != supernet.cost().macs.item()
     assert found["limits"] == {"params": {"most": 1e6, "cost": arch.cost(10).params, "expected": expected.params.item()}}
+
+
+def test_a_target_of_more_classes_is_that_of_a_classifier():
+    """Refused of another head, and of fewer classes than none, each by itself."""
+    head = HeadDef("classifier", 10)
+    assert counted_head(head, SearchOptions(target_classes=1000)) == HeadDef("classifier", 1000)
+    assert counted_head(head, SearchOptions()) is head
+    for one, classes in ((HeadDef("lraspp", 10), 1000), (head, -1)):
+        with pytest.raises(InputError, match=f"TARGET_CLASSES: {classes}: a number of classes, of a classifier; the head is {one.name}"):
+            counted_head(one, SearchOptions(target_classes=classes))

@@ -10,6 +10,7 @@ from searches import build_searcher, search_and_train, search_of, tiny_cfg
 
 from mobile_cv_nas.data import DataOptions, build_data
 from mobile_cv_nas.engine.checkpoint import CheckpointError
+from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.report.tables import result_table, search_table
 from mobile_cv_nas.search.judge import Stopped
 from mobile_cv_nas.search.measure import Measure
@@ -80,6 +81,8 @@ def test_norms_are_renewed_on_so_many_training_images(tmp_path, asked, sizes):
     (goal,) = run.goals.values()
     measure = Measure(build_searcher(cfg).supernet, run.task, goal, run.options, run.data, run.recipe, run.task, run.runtime)
     assert [len(images) for images in measure._calibration()] == sizes
+    judge = measure.judge(SimpleNamespace(results={}, folder=tmp_path), StopRequest())
+    assert judge.images == (sum(sizes) + len(run.data.val), 40)
 
 
 @pytest.mark.parametrize("tested", [True, False])

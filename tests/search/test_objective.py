@@ -91,6 +91,8 @@ def test_what_cannot_be_registered(energy) -> None:
         ("a b", Energy(), "J", "letters, digits"),
         ("more", Energy(), "ms", "give letters that are not one of"),
         ("more", Energy(), "uJ", "give letters that are not one of"),
+        ("more", Energy(), "g", "give letters that are not one of b, bytes, g, k"),
+        ("more", Energy(), "K", "give letters that are not one of"),
         ("more", object(), "J", "object has no constant"),
     ]:
         with pytest.raises(InputError, match=words):

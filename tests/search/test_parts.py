@@ -51,7 +51,10 @@ def test_the_cost_term_is_a_distance_and_pulls_the_cost_towards_the_target(tiny,
 def test_the_optimizers_have_the_values_of_their_keys(tiny):
     options = ["SEARCH.WEIGHT_MOMENTUM", 0.7, "SEARCH.WEIGHT_DECAY", 0.003, "SEARCH.WEIGHT_LR", 0.05]
     options += ["SEARCH.ALPHA_LR", 0.2, "SEARCH.ALPHA_WEIGHT_DECAY", 0.04]
-    steppers = build_searcher(tiny(*options)).strategy.steppers
+    strategy = build_searcher(tiny(*options)).strategy
+    steppers = strategy.steppers
+    assert [strategy.rate("weights", share) for share in (0, 0.5, 1)] == pytest.approx([0.05, 0.025, 0])  # a cosine
+    assert [strategy.rate("alphas", share) for share in (0, 0.5, 1)] == [0.2] * 3
     (weights,), (alphas,) = (steppers[name].optimizer.param_groups for name in ("weights", "alphas"))
     assert (weights["lr"], weights["momentum"], weights["weight_decay"], weights["nesterov"]) == (0.05, 0.7, 0.003, False)
     assert (alphas["lr"], alphas["weight_decay"]) == (0.2, 0.04)

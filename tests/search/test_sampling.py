@@ -68,18 +68,18 @@ def test_a_first_generation_that_is_full_draws_no_other(monkeypatch):
     first = random_archs(space, goal, 6, random.Random(1))
     monkeypatch.setattr("mobile_cv_nas.search.evolve.random_archs", None)
     for generations in (0, 2):
-        found = Evolution(6, generations).run(space, goal, lambda archs: [(0.0, 0.0)] * len(archs), random.Random(0), first)
+        found = Evolution(6, generations, 0.1).run(space, goal, lambda archs: [(0.0, 0.0)] * len(archs), random.Random(0), first)
         assert set(first) <= {arch for arch, _ in found}
-    assert len(Evolution(6, 0).run(space, goal, lambda archs: [(0.0, 0.0)] * len(archs), random.Random(0), first)) == 6
+    assert len(Evolution(6, 0, 0.1).run(space, goal, lambda archs: [(0.0, 0.0)] * len(archs), random.Random(0), first)) == 6
 
 
 def test_a_space_with_one_arch_at_the_target_is_no_error():
     space = nas.SearchSpace.parse({"input_size": 8, "stages": [[["ir_k3", [4, 16, 4], 2, 1, {"hidden": 8}]]]})
     cost = space.smallest(10).cost(10).macs
-    found = Evolution(4, 3).run(space, Goal("macs", cost, 0.01, TEN), lambda archs: [(1.0, 0.0)] * len(archs), random.Random(0))
+    found = Evolution(4, 3, 0.1).run(space, Goal("macs", cost, 0.01, TEN), lambda archs: [(1.0, 0.0)] * len(archs), random.Random(0))
     assert [arch for arch, _ in found] == [space.smallest(10)]
     with pytest.raises(DeriveError, match=r"0 archs within"):
-        Evolution(4, 3).run(space, Goal("macs", cost / 9, 0.01, TEN), lambda archs: [(1.0, 0.0)] * len(archs), random.Random(0))
+        Evolution(4, 3, 0.1).run(space, Goal("macs", cost / 9, 0.01, TEN), lambda archs: [(1.0, 0.0)] * len(archs), random.Random(0))
 
 
 def test_evolution_never_leaves_the_target_and_improves():
@@ -90,12 +90,12 @@ def test_evolution_never_leaves_the_target_and_improves():
         seen.extend(archs)
         return [(float(sum(layer.channels[0] - layer.hidden[0] for layer in arch.layers)), 0.0) for arch in archs]
 
-    found = Evolution(12, 8).run(space, goal, fitness, random.Random(0))
+    found = Evolution(12, 8, 0.1).run(space, goal, fitness, random.Random(0))
     assert all(abs(arch.cost(10).macs / goal.target - 1) <= 0.05 for arch in seen)
     assert len(seen) == len(set(seen)) == len(found)  # nothing is asked twice
     assert found[0][1] == max(score for _, score in found) == fitness([found[0][0]])[0]
     assert found[0][1] > max(fitness(random_archs(space, goal, 12, random.Random(1))))
-    again = Evolution(12, 8).run(space, goal, fitness, random.Random(0))
+    again = Evolution(12, 8, 0.1).run(space, goal, fitness, random.Random(0))
     assert again == found
 
 
@@ -107,7 +107,7 @@ def test_half_of_a_generation_has_two_parents(monkeypatch):
     mutate = evolve.mutated
     monkeypatch.setattr(evolve, "mutated", lambda space, one, rng, rate: (given.append(one), mutate(space, one, rng, 1.0))[1])
     monkeypatch.setattr(evolve, "led", lambda space, goal, picks, rng: picks)  # each is born at once
-    Evolution(40, 1).run(space, goal, lambda archs: [(float(-i), 0.0) for i in range(len(archs))], random.Random(0), first)
+    Evolution(40, 1, 0.1).run(space, goal, lambda archs: [(float(-i), 0.0) for i in range(len(archs))], random.Random(0), first)
     parents = [space.encode(arch) for arch in first[:10]]
     assert len(given) == 40
     assert all(one in parents for one in given[::2])
@@ -191,6 +191,36 @@ def test_the_predictor_spends_its_epochs_on_samples_and_finalists(sign, tmp_path
     assert (found.score, found.compared) == (max(value for _, value in trained), 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("dmasking", []),
+        ("dmasking", ["SEARCH.FINALISTS", 4, "SEARCH.FINALIST_EPOCHS", 3]),
+        ("dmasking", ["SEARCH.EVOLUTION.FROM_ALPHAS", True]),
+        ("one_shot", ["SEARCH.FINALISTS", 3]),
+        ("random", ["SEARCH.RANDOM.ARCHS", 6]),
+        ("random", ["SEARCH.RANDOM.ARCHS", 1]),
+        ("predictor", ["SEARCH.PREDICTOR.SAMPLES", 6]),
+        ("single", []),
+    ],
+)
+def test_what_is_asked_of_the_judge_is_known_before(name, more, tmp_path):
+    options = ["SEARCH.TOLERANCE", 0.4, "SEARCH.EVOLUTION.POPULATION", 6, "SEARCH.EVOLUTION.GENERATIONS", 3, "SEARCH.CANDIDATES", 5]
+    strategy = build_searcher(short(tmp_path, name, *options, *more)).strategy
+    measured, epochs = [], []
+
+    def measure(arch):
+        measured.append(arch)
+        return random.Random(len(measured)).random(), 0.0
+
+    def train(arch, count, name, earlier):
+        epochs.append(count)
+        return random.Random(len(epochs)).random(), 0.0
+
+    strategy.propose(Judge(measure, train, lambda arch: 1, (1, 1), new_memory(), lambda: None))
+    assert strategy.asks() == (len(measured), sum(epochs))
+
+
 # -- the predictor, and slimming -------------------------------------------------------------------------------------
 
 
@@ -222,6 +252,7 @@ def test_slimming_takes_the_best_step_until_the_target_is_met(tmp_path):
         return float(sum(layer.channels[0] for layer in arch.layers)), 0.0  # hidden widths are not missed
 
     found = strategy.propose(Judge(measure, None, lambda arch: 1, (1, 1), new_memory(), lambda: None))
+    assert len(asked) / 2.5 <= strategy.asks()[0] <= len(asked) * 2.5  # about
     widest = space.largest(10)
     assert strategy.goal.met(space.cost(found.arch, 10).macs)
     assert [layer.names for layer in found.arch.layers] == [layer.names for layer in widest.layers]
@@ -247,3 +278,24 @@ def test_slimming_trains_widths_alone(tmp_path):
         assert all(option == 0 for name, option in strategy.paths[1].items() if name not in blocks)
         seen |= {tuple(path.items()) for path in strategy.paths[2:]}
     assert len(seen) > 5
+
+
+@pytest.mark.parametrize(("target", "most"), [(17000.0, 1050), (21600.0, 1450)])  # a step further keeps the limit; no step does
+def test_slimming_keeps_the_limits(target, most, tmp_path):
+    cfg = short(tmp_path, "slimming", "SEARCH.TARGET", target, "SEARCH.LIMITS", [f"params: {most}"])
+    strategy = build_searcher(cfg).strategy
+
+    def measure(arch):
+        return sum(layer.channels[0] for layer in arch.layers) - arch.layers[1].hidden[0] / 100, 0.0
+
+    found = strategy.propose(Judge(measure, None, lambda arch: 1, (1, 1), new_memory(), lambda: None))
+    assert abs(found.arch.cost(10).macs / target - 1) <= 0.05
+    assert found.arch.cost(10).params <= most
+    assert found.score == measure(found.arch)[0]
+
+
+@pytest.mark.parametrize("name", ["slimming", "one_shot"])
+def test_the_widest_network_of_another_objective_is_that_of_most_macs(name, tmp_path):
+    more = ["SEARCH.ONE_SHOT.SANDWICH", True] if name == "one_shot" else []
+    strategy = build_searcher(short(tmp_path, name, "SEARCH.OBJECTIVE", "memory", "SEARCH.TARGET", 1000.0, *more)).strategy
+    assert strategy.ends[0] == strategy.supernet.space.encode(strategy.supernet.space.largest(10))

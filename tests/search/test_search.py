@@ -1,6 +1,7 @@
 """The search: what each phase trains, whole runs, exact resume, and numbers that are not finite."""
 
 import itertools
+import json
 import math
 import random
 import re
@@ -12,15 +13,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import StopAfter, data_of_cfg, read_metrics
-from searches import build_searcher, loop_of, outcome, same, search_and_train, search_of, tiny_cfg
+from searches import build_searcher, loop_of, outcome, same, search_and_train, search_of, short, tiny_cfg
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.engine.checkpoint import CheckpointError, load_latest
 from mobile_cv_nas.engine.loop import NotFinite
+from mobile_cv_nas.engine.runtime import RuntimeOptions
 from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.errors import FileError, InputError
 from mobile_cv_nas.report.tables import search_table
+from mobile_cv_nas.search.goal import Goal
+from mobile_cv_nas.training.options import Recipe
 
 
 @pytest.fixture
@@ -151,6 +155,8 @@ def test_the_numbers_beside_the_bar_are_renewed(tiny, tmp_path, monkeypatch):
     loop.step = 15
     assert "macs 7k of 12k H" in searcher.status(loop)
     assert "expected" not in searcher.status(loop)
+    loop.epoch, loop.step = 2, 3  # asked for half a minute later, as a log file does, at a step that is no fifth one
+    assert f"tau {searcher.strategy.temperature(2):.2f}" in searcher.status(loop)
 
 
 def test_the_seconds_left_are_those_of_the_steps_so_far(tiny):
@@ -171,7 +177,7 @@ def test_processes_whose_alphas_differ_are_told(tiny, monkeypatch):
     searcher._check_ranks_agree(SimpleNamespace(epoch=3))
     other = 1e-6
     with pytest.raises(RuntimeError, match="epoch 4: the alphas differ"):
-        searcher._check_ranks_agree(SimpleNamespace(epoch=3))
+        searcher.end_epoch(SimpleNamespace(epoch=3))
 
 
 def test_all_targets_learn_one_set_of_weights(tiny):
@@ -235,16 +241,31 @@ def test_a_stopped_run_goes_on_to_the_same_end(tiny, tmp_path, steps):
     assert same(outcome(tmp_path / "whole"), outcome(tmp_path / "run"))
 
 
+def test_a_resumed_search_needs_its_own_loss(tiny, tmp_path):
+    def run(own):
+        found = search_of(tiny())
+        found.task = replace(found.task, losses=replace(found.task.losses, own=own))
+        return found
+
+    assert not run(torch.nn.functional.cross_entropy).run(tmp_path / "run", stop=StopAfter(3)).finished
+    with pytest.raises(CheckpointError, match="a loss of one's own was True and is False"):
+        run(None).run(tmp_path / "run", resume=True)
+
+
 def test_a_finished_search_is_kept_and_its_child_can_be_trained_on(tiny, tmp_path):
     folder = tmp_path / "run"
     search_and_train(tiny())
-    kept = outcome(folder)
+    kept, config = outcome(folder), (folder / "config.yaml").read_bytes()
     with pytest.raises(FileError, match="holds a finished run"):
         search_and_train(tiny("SEED", 1))
     with pytest.raises(CheckpointError, match=r"SEARCH\.EPOCHS was 4 and is 5"):
         search_and_train(tiny("SEARCH.EPOCHS", 5), resume=True)
+    with pytest.raises(CheckpointError, match=r"TRAIN\.LR was 0\.2 and is 0\.5"):  # by the child's checkpoint
+        search_and_train(tiny("TRAIN.LR", 0.5), resume=True)
     assert same(outcome(folder), kept)
+    assert (folder / "config.yaml").read_bytes() == config
     search_and_train(tiny("TRAIN.EPOCHS", 3), resume=True)
+    assert load_config(folder / "config.yaml").TRAIN.EPOCHS == 3
     assert [record["epoch"] for record in read_metrics(folder / "child")] == [1, 2, 3]
     assert [a == b for a, b in zip(outcome(folder)[0], kept[0], strict=True)] == [True, True, False, False, False]
     search_and_train(tiny(), overwrite=True)
@@ -255,6 +276,28 @@ def test_objective_params_and_inherited_weights(tiny):
     result = search_and_train(tiny("SEARCH.OBJECTIVE", "params", "SEARCH.TARGET", 800, "TRAIN.INIT", "inherit"))
     assert abs(result["params"] / 800 - 1) <= 0.2
     assert "target, parameters" in search_table(result, "", result["seconds"])
+
+
+@pytest.mark.parametrize("child", [False, {"epochs": 1, "batch_size": 16}])
+def test_a_search_from_python_trains_the_child_where_that_is_wanted(tiny, tmp_path, child):
+    tiny()  # writes tiny.yaml
+    images = torch.rand(80, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = [torch.utils.data.TensorDataset(part, torch.arange(len(part)) % 4) for part in (images[:48], images[48:64], images[64:])]
+    recipe = Recipe(runtime=RuntimeOptions(device="cpu"))
+    found = nas.search(tmp_path / "tiny.yaml", *data, 17e3, "single", tmp_path / "run", recipe, child=child, tolerance=0.2)
+    assert found.finished
+    assert (found.training is None, (tmp_path / "run/child").exists()) == (child is False, child is not False)
+    assert json.loads((tmp_path / "run/result.json").read_text())["macs"] == found.cost.macs
+    assert found.facts["macs"] == found.cost.macs
+
+
+def test_what_is_derived_is_saved_at_once(tmp_path):
+    """Asked for between the search and the child, which a stop may come between."""
+    run = search_of(short(tmp_path, "single", "SEARCH.TOLERANCE", 0.2))
+    stop = StopRequest()
+    stop._saved -= 1e6  # long ago
+    run.run(tmp_path / "run", stop=stop, train_child=False)
+    assert not stop.due()
 
 
 # -- bad input and bad numbers -----------------------------------------------------------------------------------------
@@ -281,8 +324,13 @@ def test_a_space_without_choices_and_a_missing_space_are_refused(tiny, tmp_path)
 
 
 def test_more_images_a_step_than_there_are(tiny):
-    with pytest.raises(ValueError, match="images"):
-        build_searcher(tiny("SEARCH.BATCH_SIZE", 512))
+    """The smaller part of them, that of the alphas, says how many a step may have."""
+    said = (
+        r"^SEARCH\.BATCH_SIZE: 252: of the 1257 training images 1006 are for the weights and 251 are for the alphas; set it to 251 or less"
+    )
+    with pytest.raises(ValueError, match=said):
+        build_searcher(tiny("SEARCH.BATCH_SIZE", 252))
+    build_searcher(tiny("SEARCH.BATCH_SIZE", 251))
 
 
 @pytest.mark.parametrize(
@@ -319,14 +367,23 @@ def test_an_alpha_that_overflows_is_named_and_put_back(tiny):
     assert not phase.stepper.optimizer.state
 
 
-def test_bad_steps_can_be_skipped(tiny, tmp_path):
-    cfg = tiny("SEARCH.COST_WEIGHT", "1e39", "SEARCH.ON_NAN", "skip", "SEARCH.EPOCHS", 2, "SEARCH.WARMUP_FRACTION", 0.5)
-    assert search_and_train(cfg)["finished"]
-    records = read_metrics(tmp_path / "run")
-    assert [record["skipped_steps"] for record in records] == [0, 3]
-    assert records[-1]["entropy"] == pytest.approx(1)  # no alpha moved
+def test_bad_steps_can_be_skipped(tiny, tmp_path, monkeypatch):
+    term, calls = Goal.term, []
+
+    def first_is_nan(goal, supernet):
+        calls.append(1)
+        return term(goal, supernet) * (math.nan if len(calls) == 1 else 1)
+
+    monkeypatch.setattr(Goal, "term", first_is_nan)
+    assert search_and_train(tiny("SEARCH.ON_NAN", "skip", "SEARCH.EPOCHS", 2, "SEARCH.WARMUP_FRACTION", 0.5))["finished"]
+    assert [record["skipped_steps"] for record in read_metrics(tmp_path / "run")] == [0, 1]
 
 
-def test_skipping_everything_stops_in_the_end(tiny):
-    with pytest.raises(NotFinite, match=r"51 times in a row; the state before"):
-        search_and_train(tiny("SEARCH.WEIGHT_LR", "1e30", "SEARCH.ON_NAN", "skip", "SEARCH.EPOCHS", 4))
+@pytest.mark.parametrize(
+    ("key", "value", "phase"),
+    [("SEARCH.WEIGHT_LR", "1e30", "15 steps of the weights"), ("SEARCH.COST_WEIGHT", "1e39", "3 steps of the alphas")],
+)
+def test_skipping_everything_stops_in_the_end(tiny, key, value, phase):
+    """Alphas that never moved would leave a network by chance."""
+    with pytest.raises(NotFinite, match=rf"epoch 2: all {phase} were dropped, since none was finite; start again with a lower SEARCH\."):
+        search_and_train(tiny(key, value, "SEARCH.ON_NAN", "skip", "SEARCH.EPOCHS", 4, "SEARCH.WARMUP_FRACTION", 0.25))

@@ -90,6 +90,13 @@ def test_without_a_supernet_nothing_can_be_inherited(tmp_path):
         search_and_train(short(tmp_path, "random", "TRAIN.INIT", "inherit"))
 
 
+@pytest.mark.parametrize("schedule", ["geometric", "paper"])
+def test_the_temperature_stays_after_the_last_epoch(schedule, tmp_path):
+    strategy = build_searcher(short(tmp_path, "dmasking", "SEARCH.EPOCHS", 3, "SEARCH.TEMPERATURE.SCHEDULE", schedule)).strategy
+    taus = [strategy.temperature(epoch) for epoch in range(5)]
+    assert taus[0] > taus[1] > taus[2] == taus[3] == taus[4]
+
+
 def test_a_single_arch_is_scaled_to_the_target_and_compared_with_none(tmp_path):
     strategy = build_searcher(short(tmp_path, "single")).strategy
     found = strategy.propose(None)

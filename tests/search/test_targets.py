@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import StopAfter, read_metrics, run_tool
+from helpers import StopAfter, lasting, read_metrics, run_tool
 from searches import build_searcher, loop_of, search_and_train, short, tiny_cfg, tiny_options
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -38,7 +38,7 @@ def run_files(folder: Path) -> list[bytes]:
     names = ["metrics.jsonl", "result.json", "front.yaml"]
     for name in NAMES:
         names += [f"{name}/{file}" for file in ("arch.yaml", "metrics.jsonl", "result.json", "child/model.safetensors")]
-    return [(folder / name).read_bytes() for name in names]
+    return [lasting(folder / name) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,8 @@ def test_each_target_has_a_folder_like_that_of_a_search(whole: Path) -> None:
         folder = whole / row["folder"]
         arch, model, result = nas.ArchDef.load(folder / "arch.yaml"), nas.load(folder), json.loads((folder / "result.json").read_text())
         assert model.arch == arch
+        assert result["seconds"] == json.loads((folder / "run.json").read_text())["seconds"]
+        assert min(result["seconds"].values()) > 0
         assert space.contains(arch)
         assert nas.count(model.network, 8).macs == row["macs"] == result["macs"]
         assert abs(row["macs"] / row["target"] - 1) <= 0.2
@@ -176,6 +178,16 @@ def test_a_loaded_supernet_is_the_one_that_was_trained(tmp_path: Path) -> None:
     assert [one.goal.target for one in result.targets] == [12e3, 20e3]
     assert all(one.training is None and one.arch is not None for one in result.targets)
     assert result.supernet is not None
+    weights = [p.data_ptr() for p in result.supernet.weight_parameters()]
+    for one, name in zip(result.targets, ("12k", "20k"), strict=True):
+        assert one.supernet is not None
+        kept = nas.load_supernet(tmp_path / "out", name)
+        assert all(torch.equal(a, b) for a, b in zip(one.supernet.alpha_parameters(), kept.alpha_parameters(), strict=True))
+        assert one.supernet.cost().macs.item() == pytest.approx(kept.cost().macs.item(), rel=1e-12)
+        assert one.facts["macs_expected"] == pytest.approx(kept.cost().macs.item(), rel=1e-12)
+        assert one.supernet.derive() == kept.derive()
+        assert [p.data_ptr() for p in one.supernet.weight_parameters()] == weights
+        assert torch.equal(one.supernet.eval()(images[:2]), kept(images[:2]))
     loaded = nas.load_supernet(tmp_path / "out")
     mine = result.supernet.state_dict()
     assert all(torch.equal(mine[name], value) for name, value in loaded.state_dict().items())
@@ -243,10 +255,12 @@ def test_a_new_run_removes_the_targets_of_a_finished_one_and_nothing_else(whole:
     (tmp_path / "run" / "mine").mkdir()
     (tmp_path / "run" / "mine" / "arch.yaml").write_text("mine")
     (tmp_path / "run" / "16k" / "notes.txt").write_text("mine")
+    (tmp_path / "run" / "test").mkdir()
+    (tmp_path / "run" / "test" / "test.json").write_text("{}")  # of the network that is replaced; its page would show it
     search_and_train(tiny_cfg(tmp_path, "SEARCH.EPOCHS", 1), overwrite=True)
     left = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*")}
     assert {"mine/arch.yaml", "16k/notes.txt", "arch.yaml", "child/model.safetensors"} <= left
-    assert not {"12k", "22k", "front.yaml", "front.png", "16k/arch.yaml", "16k/child"} & left
+    assert not {"12k", "22k", "front.yaml", "front.png", "16k/arch.yaml", "16k/child", "test"} & left
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

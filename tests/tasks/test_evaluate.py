@@ -10,7 +10,9 @@ import mobile_cv_nas as nas
 from mobile_cv_nas.commands.test_net import images_per_second
 from mobile_cv_nas.networks.recalibrate import recalibrate_batchnorm
 from mobile_cv_nas.report.network import summarize
+from mobile_cv_nas.report.test import Examination
 from mobile_cv_nas.tasks.classification import Classification
+from mobile_cv_nas.tasks.task import evaluating
 
 evaluate = Classification(tuple("abcdefghij")).evaluate
 
@@ -31,8 +33,10 @@ def test_scores_count_what_is_right():
     assert score["loss"] == pytest.approx(sum(slow) / 4, rel=1e-5)
 
 
-def test_with_fewer_than_five_classes_top5_is_all():
-    assert evaluate(Constant(), [(torch.eye(3), torch.tensor([1, 1, 1]))])["top5"] == 1.0
+@pytest.mark.parametrize(("classes", "names"), [("abcde", {"loss", "top1"}), ("abcdef", {"loss", "top1", "top5"})])
+def test_top5_of_five_classes_is_none(classes, names):
+    count = len(classes)
+    assert set(Classification(tuple(classes)).evaluate(Constant(), [(torch.eye(count), torch.arange(count))])) == names
 
 
 def test_the_runtime_changes_no_score():
@@ -44,11 +48,13 @@ def test_the_runtime_changes_no_score():
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluation_leaves_the_model_as_it_was(training):
     model = nas.build_model(tiny_arch(), 10).train(training)
+    next(model.children()).train(not training)  # as with frozen norms
+    modes = [module.training for module in model.modules()]
     before = copy.deepcopy(model.state_dict())
     batch = [(torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))]
     evaluate(model, batch)
     assert images_per_second(model, (4, 3, 8, 8), runtime_of(quick_cfg("x")), seconds=0.01) > 0
-    assert model.training is training
+    assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -105,3 +111,24 @@ def test_a_formula_that_is_wrong_is_found(monkeypatch):
     monkeypatch.setattr(layer_type, "cost", lambda *args: nas.Cost(1, 1))
     with pytest.raises(RuntimeError, match="fvcore counts"):
         summarize(tiny_arch(), 10)
+
+
+def test_class_255_of_many_is_a_class():
+    """255 is what masks have where nothing counts; of images it is the 256th class."""
+    classes = tuple(f"c{i}" for i in range(300))
+    labels = torch.arange(300)
+    guess = torch.where(labels == 7, 255, labels)
+    kept = Examination()
+    Classification(classes).evaluate(Constant(), [(nn.functional.one_hot(guess, 300).float(), labels)], kept=kept)
+    assert kept.per_class == {name: float(name != "c7") for name in classes}
+    assert int(kept.confusion.sum()) == 300
+    assert kept.confusion[7, 255] == kept.confusion[255, 255] == 1
+
+
+def test_after_an_evaluation_every_module_is_in_the_mode_it_was_in():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout()).train()
+    model[0].eval()
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+        assert not torch.is_grad_enabled()
+    assert [module.training for module in model.modules()] == [True, False, True]

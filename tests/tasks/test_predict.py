@@ -1,6 +1,7 @@
 """A model predicts: classes, boxes and masks of one image, what is printed and drawn, and what is refused."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from helpers import data_of_cfg, image_folder, quick_cfg, run_tool, tiny_arch, t
 from PIL import Image
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.commands.predict import find_images
 from mobile_cv_nas.data.images import open_image
 from mobile_cv_nas.data.options import DataOptions
 from mobile_cv_nas.data.transforms import BoxTransform, MaskTransform, Preprocess
@@ -193,6 +195,28 @@ def test_masks_are_tinted_and_named():
     assert (pixels[100, 100] != 255).any()
 
 
+def test_folders_are_read_as_training_reads_them(tmp_path):
+    """Without the copies that tools leave there; links lead out of a folder, and not round."""
+    photos, own = tmp_path / "photos", {"a/000.png", "b/000.png", "b/more/000.png"}
+    left = (".ipynb_checkpoints", "@eaDir", "__MACOSX", ".hidden", "b/@eaDir")
+    for name in ("a", "b", *left):
+        image_folder(photos, {name: 1})
+    image_folder(tmp_path, {"else": 1})
+    os.symlink(tmp_path / "else", photos / "b/more")
+    os.symlink(photos, photos / "b/round")
+    os.symlink(tmp_path / "nowhere.png", photos / "a/gone.png")
+
+    def found(*names):
+        return [path.relative_to(tmp_path).as_posix().removeprefix("photos/") for path in find_images([str(tmp_path / n) for n in names])]
+
+    assert found("photos") == sorted(own)
+    assert found("photos/*/*.png") == sorted(own - {"b/more/000.png"})
+    assert found("photos/__MACOSX/*.png", "photos/@eaDir") == ["__MACOSX/000.png", "@eaDir/000.png"]  # as it is named
+    image_folder(tmp_path, {"tools/@eaDir": 1})
+    with pytest.raises(InputError, match="tools: a folder without images"):
+        found("tools")
+
+
 def test_labels_differ_in_colour():
     assert len({_colour(label) for label in range(41)}) == 41
     colours = [lab(_colour(label)) for label in range(22)]
@@ -208,3 +232,29 @@ def lab(colour):
     matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
     x, y, z = (np.cbrt(v) if v > 0.008856 else 7.787 * v + 16 / 116 for v in matrix @ linear / [0.9505, 1, 1.089])
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_a_network_that_was_trained_in_between_predicts_the_same():
+    model = nas.load("Digits")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8))
+    before = model.predict(image).scores
+    state = {name: value.clone() for name, value in model.network.state_dict().items()}
+    model.network.train()
+    model.network.blocks[0].eval()  # as with frozen norms
+    modes = [module.training for module in model.network.modules()]
+    assert model.predict(image).scores == before
+    assert [module.training for module in model.network.modules()] == modes
+    assert all(torch.equal(state[name], value) for name, value in model.network.state_dict().items())
+
+
+def test_tensors_of_any_precision_and_of_one_size():
+    model, image = nas.load("Digits"), torch.rand(3, 16, 16)
+    expected = model.predict(image).scores
+    for dtype in (torch.float64, torch.float16):
+        assert model.predict(image.to(dtype)).scores == pytest.approx(expected, abs=1e-3)
+    model.network.double()
+    assert model.predict(image).scores == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(InputError, match=r"images of \(3, 8, 8\) and \(3, 16, 16\): float tensors of one size go together"):
+        model.predict([image, image[:, :8, :8]])
+    with pytest.raises(InputError, match="score 'a': give the least score"):
+        model.predict(image, score="a")

@@ -14,10 +14,12 @@ from helpers import StopAfter, digests, quick_cfg, read_metrics, run_training, r
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.commands.options import train_options
+from mobile_cv_nas.commands.train_net import train_from
 from mobile_cv_nas.config import ConfigError, load_config
 from mobile_cv_nas.data import DataError
 from mobile_cv_nas.engine.checkpoint import CheckpointError, load_latest
 from mobile_cv_nas.engine.loop import NotFinite
+from mobile_cv_nas.engine.run_folder import open_run
 from mobile_cv_nas.engine.step import Stepper
 from mobile_cv_nas.errors import FileError, InputError
 from mobile_cv_nas.tasks.classification import Classification
@@ -99,7 +101,7 @@ def test_skipping_everything_stops_in_the_end(tmp_path):
     weights = nas.build_model(tiny_arch(), 10).state_dict()
     weights["classifier.bias"] = weights["classifier.bias"] * float("nan")
     with pytest.raises(NotFinite, match="51 times in a row"):
-        train(quick_cfg(tmp_path, "TRAIN.ON_NAN", "skip", "TRAIN.EPOCHS", "9"), tiny_arch(), tmp_path, weights=weights)
+        train(quick_cfg(tmp_path, "TRAIN.ON_NAN", "skip", "TRAIN.BATCH_SIZE", "16"), tiny_arch(), tmp_path, weights=weights)
 
 
 def test_a_run_does_not_go_on_from_another(tmp_path):
@@ -130,6 +132,18 @@ def test_a_finished_run_is_replaced_only_where_that_is_meant(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"arch.yaml", "checkpoints", "metrics.jsonl", "notes.txt", "tensorboard"}
     assert train(cfg, tiny_arch(), tmp_path, overwrite=True)["finished"]  # an unfinished one too
     assert digests(tmp_path) == kept
+
+
+@pytest.mark.parametrize("dear", ["model.safetensors", "search.pt", "child/model.safetensors"])
+def test_weights_are_replaced_only_where_that_is_meant(tmp_path, dear):
+    (tmp_path / dear).parent.mkdir(exist_ok=True)
+    (tmp_path / dear).write_text("of another run, whose result.json and checkpoints were not copied")
+    for resume in (False, True):  # there is nothing to go on from
+        with pytest.raises(FileError, match=f"holds {dear}, and no run to go on with; set another OUTPUT_DIR, or add --overwrite"):
+            open_run(tmp_path, resume, made=[dear])
+    assert (tmp_path / dear).is_file()
+    assert not open_run(tmp_path, False, overwrite=True, made=[dear])
+    assert not (tmp_path / dear).exists()
 
 
 def test_a_finished_run_goes_on_for_more_epochs(tmp_path, caplog):
@@ -204,6 +218,19 @@ def test_what_does_not_fit_is_refused(tmp_path):
             with pytest.raises(InputError, match=f"RUNTIME.{key}"):
                 runtime_of(load_config(None, [f"RUNTIME.{key}", value]))
     assert os.listdir(tmp_path) == []
+
+
+def test_a_refused_run_keeps_its_configuration(tmp_path):
+    """What config.yaml says is what was trained; once a checkpoint goes on, what it goes on with."""
+    tiny_arch().save(tmp_path / "arch.yaml")
+    opts = ["MODEL.ARCH", str(tmp_path / "arch.yaml"), "TRAIN.EPOCHS"]
+    train_from(quick_cfg(tmp_path / "run", *opts, "1"))
+    config = (tmp_path / "run/config.yaml").read_bytes()
+    with pytest.raises(CheckpointError, match=r"TRAIN\.LR was 0\.2 and is 0\.5"):
+        train_from(quick_cfg(tmp_path / "run", *opts, "1", "TRAIN.LR", "0.5"), resume=True)
+    assert (tmp_path / "run/config.yaml").read_bytes() == config
+    train_from(quick_cfg(tmp_path / "run", *opts, "2"), resume=True)
+    assert load_config(tmp_path / "run/config.yaml").TRAIN.EPOCHS == 2
 
 
 # -- processes ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,10 @@ from PIL import Image
 import mobile_cv_nas as nas
 from mobile_cv_nas.commands.test_net import test_from as score_of
 from mobile_cv_nas.config import dump_config, given_keys, load_config
+from mobile_cv_nas.configs import config_path
+from mobile_cv_nas.data.data_set import Data, Source, Split
+from mobile_cv_nas.tasks.load import imagenet_words
+from mobile_cv_nas.training.start import in_order, starting_state
 from mobile_cv_nas.weights.file import WeightsError
 
 OWN = ["DATA.MEAN", "[0.2, 0.3, 0.4]", "DATA.STD", "[0.1, 0.2, 0.3]", "DATA.CROP_RATIO", "0.7", "DATA.INTERPOLATION", "bicubic"]
@@ -150,3 +155,32 @@ def test_a_config_file_may_stand_alone(tmp_path):
     done = run_tool("train_net", "own.yaml", "SEED", "1", cwd=tmp_path)
     assert (done.returncode, "own.yaml: TRAIN.EPOCHS: 0 is not" in done.stderr) == (2, True), done.stderr
     assert "no such key" in run_tool("train_net", "own.yml.bak", "1", cwd=tmp_path).stderr
+
+
+def imagenet_in_miniature(folders):
+    """A data set of one image each of some classes, and a model of the zoo, untrained, with ImageNet's words."""
+    images = Split.whole(Source([f"{name}.jpg" for name in folders], list(range(len(folders)))))
+    model = Namespace(classes=imagenet_words(), network=torch.nn.Identity(), task=Namespace(labels="classes", in_channels=3))
+    return Data(images, images, None, tuple(folders)), model
+
+
+def test_the_folders_of_imagenet_are_its_words_in_the_same_order(caplog):
+    """The words of the zoo's networks are those of the folders n01440764, ..., which sort as the outputs do."""
+    folders = [f"n{1440764 + i:08d}" for i in range(1000)]
+    data, model = imagenet_in_miniature(folders)
+    with caplog.at_level(logging.WARNING):
+        found = in_order(data, model, "FBNetV2_F1")
+    assert "the 1000 folders of the data (n01440764, n01440765, " in caplog.text
+    assert (found.classes, found.classes[0]) == (imagenet_words(), "tench")
+    assert found.train.source.labels == list(range(1000))  # each image has the output that it had
+    assert starting_state(data, model, "FBNetV2_F1", 3)[0].classes == imagenet_words()
+    for other in (folders[:999], [*folders[:999], "tench"], folders[::-1]):  # not all of them, not only they, not in their order
+        with pytest.raises(WeightsError, match="check DATA"):
+            in_order(imagenet_in_miniature(other)[0], model, "FBNetV2_F1")
+
+
+def test_the_configs_of_the_zoo_test_on_labelled_images():
+    """ImageNet's test images have no labels; CIFAR-10's and the digits' have."""
+    found = {path.stem: load_config(path, purpose="test") for path in config_path("zoo/base.yaml").parent.glob("*.yaml")}
+    assert {cfg.TEST.SPLIT for cfg in found.values() if cfg.DATA.DATASET == "imagenet"} == {"val"}
+    assert {name for name, cfg in found.items() if cfg.TEST.SPLIT == "test"} == {"Digits", "CIFAR10_1.5M", "CIFAR10_6M"}

@@ -74,3 +74,33 @@ def test_weights_that_do_not_fit_are_named(caplog):
         fit_weights(model, lacking, "w")
     with pytest.raises(WeightsError, match="has an unknown extra"):
         fit_weights(model, {**model.state_dict(), "extra": own}, "w")
+
+
+def arch_with(size=16, **options):
+    return ArchDef.parse({"input_size": size, "stages": [[["conv_k3", 8, 2]], [["ir_k3", 8, 2, 2, {"expansion": 2, **options}]]]})
+
+
+@pytest.mark.parametrize(("key", "value"), [("activation", "hswish"), ("norm_eps", 0.001), ("padding", "same")])
+def test_weights_whose_arch_differs_where_no_shape_shows_it_are_refused(key, value, tmp_path):
+    """By the builder, by `load`, and as the backbone of a head."""
+    path, other = tmp_path / "w.safetensors", arch_with(**{key: value})
+    save_weights(path, build_model(other, 3).state_dict(), other)
+    said = rf"w\.safetensors: the weights of another arch: {key} of block s1b0 is {value} in the arch saved with them, not .*; build that"
+    for load in (lambda arch: nas.fbnet_builder(arch, weights=path), lambda arch: nas.load(path, arch)):
+        load(other)
+        with pytest.raises(WeightsError, match=said):
+            load(arch_with())
+    body = {f"backbone.body.{name}": value for name, value in build_model(other, 3).state_dict().items() if "classifier" not in name}
+    save_weights(path, body, other, head={"name": "deeplabv3"})
+    nas.build_segmenter("deeplabv3", other, 3, output_stride=4, weights=path)
+    with pytest.raises(WeightsError, match=said):
+        nas.build_segmenter("deeplabv3", arch_with(), 3, output_stride=4, weights=path)
+
+
+def test_weights_load_at_another_input_size_and_written_in_other_words(tmp_path):
+    """Initial values and the name that stands for an activation decide no function."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, build_model(arch_with(activation="hswish"), 3).state_dict(), arch_with(activation="hswish"))
+    said = {"hidden": 16, "zero_gamma": True, "padding": 1}  # that of a 3x3, which is not said otherwise
+    other = {"input_size": 32, "stages": [[["conv_k3", 8, 2]], [["ir_k3_hs", 8, 2, 2, said]]]}
+    nas.fbnet_builder(ArchDef.parse(other), weights=path)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,8 +20,11 @@ from .measure import Measurement
 from .sample import Manifest, Sample
 from .table import LatencyTable
 
+log = logging.getLogger(__name__)
+
 _DIMS = ("c_in", "c_out", "in_area", "out_area")
 FEWEST = 8  # networks
+_VECTORS = (1, 4, 8, 16)  # channels that onnxruntime may fill up to, by processor
 Column = tuple[str, str]  # operator and feature
 # Of whole networks: few columns, since each network is one equation.
 _WHOLE: dict[str, tuple[str, ...]] = {
@@ -61,7 +67,7 @@ def fit_table(manifest: Manifest, measurement: Measurement, like: LatencyTable |
         manifest: of the networks.
         measurement: of them. Where it has profiles, each operator is fitted to its own times; else whole networks are.
         like: a table of a similar device, of which calls, pointwise convolutions, depthwise ones of each kernel and all else get a factor:
-            a dozen networks are enough then.
+            a dozen random networks are enough then. A kernel that none of them has gets the mean factor of the others.
         note: for the users of the table.
 
     Raises:
@@ -214,9 +220,52 @@ def match(operators: Sequence[Operator], nodes: Sequence[Any]) -> tuple[list[tup
                     f"a profile has {len(mine)} convolutions, and its network {len(theirs)}; measure the files of this manifest"
                 )
             continue
-        found += [(one, float(nodes[i][3])) for i, one in zip(mine, theirs)]
+        found += _paired([nodes[i] for i in mine], theirs)
         used |= set(mine)
     return found, sum(float(node[3]) for i, node in enumerate(nodes) if i not in used)
+
+
+def _paired(nodes: Sequence[Any], operators: Sequence[Operator]) -> list[tuple[Operator, float]]:
+    """Each node's operator and time, by their shapes. Raises InputError where a node is none of the operators."""
+    most: list[Operator] = []
+    for vector in _VECTORS:
+        found = _found(nodes, operators, vector)
+        if len(found) == len(nodes):
+            return [(one, float(node[3])) for one, node in zip(found, nodes)]
+        most = max(most, found, key=len)
+    kind, reads, writes, _ = nodes[len(most)]
+    raise InputError(f"a profile has a {kind} of {reads[:2]} to {writes}, which its network has not; measure the files of this manifest")
+
+
+def _found(nodes: Sequence[Any], operators: Sequence[Operator], vector: int) -> list[Operator]:
+    """Of each node the first operator of its shapes that is left, up to a node that has none.
+
+    In a backbone it is the next one; the operators of a head are listed map by map, and run in another order.
+    """
+    left, found = list(operators), []
+    for node in nodes:
+        one = next((one for one in left if _is_of(node, one, vector)), None)
+        if one is None:
+            break
+        left.remove(one)
+        found.append(one)
+    return found
+
+
+def _is_of(node: Any, one: Operator, vector: int) -> bool:
+    """Whether a node's shapes are an operator's, their channels filled up to whole vectors or not.
+
+    What a profile does not say is no contradiction: int8 leaves weights out, and may have the channels last.
+    """
+    _, reads, writes, _ = node
+    weights = [shape for shape in reads[1:2] if len(shape) == 4 and one.kind in ("conv", "pointwise", "depthwise", "linear")]
+    c_in, c_out = ({round(c), -(-round(c) // vector) * vector} for c in (one.c_in, one.c_out))
+
+    def fits(axis: int) -> bool:
+        given = not reads or len(reads[0]) != 4 or reads[0][axis] in c_in
+        return given and (len(writes) != 4 or (writes[axis] in c_out and math.prod(writes) == writes[0] * writes[axis] * one.out_area))
+
+    return all(shape[2] == one.kernel for shape in weights) and any(fits(axis) for axis in ((1,) if weights else (1, 3)))
 
 
 def _last_linear(operators: Sequence[Operator]) -> int:
@@ -257,8 +306,18 @@ def _calibrated(
         rows.append([1.0, *spent.values(), *loose.values()])
     constant, *found_values = (float(value) for value in nnls(rows, times))
     factors = dict(zip([*parts, *free], found_values))
+    ran = {name: factors[name] for name, column in zip(parts, np.transpose(rows)[1:]) if column.any()}
+    factors |= {name: _alike(name, ran) for name in parts if name not in ran}
     scaled = {name: {feature: value * factors[part(name, feature)] for feature, value in own.items()} for name, own in coefficients.items()}
     return scaled | {name: {"written": factors[name]} for name in free}, constant
+
+
+def _alike(part: str, factors: Mapping[str, float]) -> float:
+    """The factor of a part that no network ran, for which least squares have nothing but 0: the mean of its kind, or that of the rest."""
+    kind = part.rstrip("0123456789")
+    others = [name for name in factors if name.rstrip("0123456789") == kind] or [name for name in factors if name == "rest"]
+    log.warning("%s: no measured network has it; scaled as %s; measure networks that have it", part, " and ".join(others) or "it was")
+    return statistics.fmean(factors[name] for name in others) if others else 1.0
 
 
 def with_check(table: LatencyTable, check: Any) -> LatencyTable:

@@ -72,7 +72,10 @@ def measured_file(folder: str | os.PathLike, runtime: str, precision: str) -> Pa
 
 
 def read_measurement(path: str | os.PathLike) -> Measurement:
-    """Milliseconds from a file of `measure`, or from a .csv of lines `name,ms` that came back from a device. Raises FileError."""
+    """Milliseconds from a file of `measure`, or from a .csv of lines `name,ms` that came back from a device. Raises FileError.
+
+    Of a .csv whose names are those of files the precision is known too.
+    """
     if str(path).endswith(".csv"):
         return _from_csv(path)
     try:
@@ -86,8 +89,9 @@ def read_measurement(path: str | os.PathLike) -> Measurement:
 
 
 def _from_csv(path: str | os.PathLike) -> Measurement:
-    """Repeated names are passes of one network."""
+    """Repeated names are passes of one network. Where they are files' names, these say the precision."""
     times: dict[str, list[float]] = {}
+    files: dict[str, str] = {}  # ending of a name, and the first name that has it
     rows = list(csv.reader(io.StringIO(read_bytes(path, 64 * 2**20).decode("utf-8-sig", "replace"))))
     for number, row in enumerate(rows, 1):
         cells = [cell.strip() for cell in row]
@@ -99,11 +103,18 @@ def _from_csv(path: str | os.PathLike) -> Measurement:
             raise FileError(f"{path}: line {number}: {','.join(row)[:60]!r}: give a name and milliseconds: net000,8.25") from None
         if not (value > 0 and value < float("inf")) or len(cells) != 2:
             raise FileError(f"{path}: line {number}: {','.join(row)[:60]!r}: give a name and milliseconds above 0")
-        name = Path(name).name.removesuffix(".onnx").removesuffix(".pte").removesuffix("_int8")
-        times.setdefault(name, []).append(value)
+        file = Path(name).name
+        network = file.removesuffix(".onnx").removesuffix(".pte").removesuffix("_int8")
+        files.setdefault(file.removeprefix(network), file)
+        times.setdefault(network, []).append(value)
     if not times:
         raise FileError(f"{path}: no line name,ms; a device's times belong there, a network a line")
-    return Measurement("", "", "", "", 0, "", 1, "", "min", times)
+    if len(files) > 1:
+        one, other, *_ = files.values()
+        raise FileError(f"{path}: {one} and {other} are no passes of one kind: give the times of one runtime and precision, named alike")
+    (ending,) = files
+    precision = "" if not ending else "int8" if ending.startswith("_int8") else "fp32"
+    return Measurement("", "", "", "", 0, precision, 1, "", "min", times)
 
 
 def measure(

@@ -103,6 +103,7 @@ def write_samples(
     precision: str = "fp32",
     head: HeadDef | None = None,
     build: Callable[[ArchDef], nn.Module] | None = None,
+    in_channels: int = 3,
 ) -> Iterator[str]:
     """Writes networks, of random weights, as name.onnx or name.pte (int8: name_int8...), with a manifest; what is there stays.
 
@@ -114,21 +115,23 @@ def write_samples(
         precision: of PRECISIONS.
         head: of the networks; a classifier of 1000 classes by default.
         build: gives the network of an arch, where the head is no classifier.
+        in_channels: of the images.
 
     Yields:
         The name of each network once its files are there.
     """
     target, head = Path(folder).expanduser(), head or HeadDef("classifier", 1000)
     target.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest(space.name, digest(space), head, 3, tuple(samples))
+    manifest = Manifest(space.name, digest(space), head, in_channels, tuple(samples))
     _check_same(target / MANIFEST, manifest)
     atomic_write(target / MANIFEST, json.dumps(manifest.to_dict()))
     for one in samples:
         missing = [path for path in (sample_file(target, one.name, ending, precision) for ending in formats) if not path.is_file()]
         if missing:
             torch.manual_seed(0)
-            network = build(one.arch) if build else build_model(one.arch, head.num_classes)
-            images: Any = torch.randn(_CALIBRATING, 3, one.arch.input_size, one.arch.input_size).unbind() if precision == "int8" else None
+            network = build(one.arch) if build else build_model(one.arch, head.num_classes, in_channels)
+            shape = (_CALIBRATING, in_channels, one.arch.input_size, one.arch.input_size)
+            images: Any = torch.randn(shape).unbind() if precision == "int8" else None
             for path in missing:
                 export(network.eval(), path, batch=1, check=False, int8=images)
         yield one.name
@@ -141,7 +144,7 @@ def sample_file(folder: Path, name: str, ending: str, precision: str) -> Path:
 
 def _check_same(path: Path, manifest: Manifest) -> None:
     if path.is_file() and read_manifest(path.parent).to_dict() != manifest.to_dict():
-        raise InputError(f"{path}: the folder has other networks; name another one, or the same space, number and seed")
+        raise InputError(f"{path}: the folder has other networks; name another one, or the same space, number, seed, head and channels")
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:
@@ -149,7 +152,9 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     path = Path(folder).expanduser() / MANIFEST
     try:
         content: Mapping[str, Any] = json.loads(read_bytes(path, 256 * 2**20))
-        head = HeadDef(content["head"]["name"], content["head"]["num_classes"], content["head"]["options"])
+        about = content["head"]
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in about["options"].items()}
+        head = HeadDef(about["name"], about["num_classes"], options)
         samples = tuple(Sample(str(one["name"]), ArchDef.parse(one["arch"], one["name"]), str(one["part"])) for one in content["networks"])
         return Manifest(content["space"], content["digest"], head, content["in_channels"], samples)
     except FileError:

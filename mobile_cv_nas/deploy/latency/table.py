@@ -19,7 +19,7 @@ from ...files import atomic_write, read_bytes
 from ...networks.additive import Expectations, layer_sum
 from ...networks.cells import BlockCells, HeadCells
 from ...networks.supernet import Supernet
-from ...nn.heads import HeadDef
+from ...nn.heads import Classifier, HeadDef
 from ...nn.operators import Operator
 from .features import FEATURES
 
@@ -58,7 +58,8 @@ class LatencyTable:
             table, by whole networks), or cells (entries).
         constant: milliseconds of every network.
         coefficients: {operator: {feature: milliseconds}}.
-        ranges: {operator: {c_in, c_out, side: [lowest, highest]}} that was measured; beyond it a cell is an error.
+        ranges: {operator: {c_in, c_out, side: [lowest, highest]}} that was measured; beyond it a cell is an error. A classifier alone may
+            have fewer outputs: its one linear layer on a pixel is the least cell of all, and of fewer outputs less still.
         entries: {cell: milliseconds}, a cell being `cell_key`.
         check: how it did on networks that it was not fitted to; see `check.Check`.
         note: what else a user should know.
@@ -145,22 +146,25 @@ class LatencyTable:
     def _check_range(self, cells: BlockCells | HeadCells, one: Operator) -> None:
         known = self.ranges.get(one.name)
         if known is None or one.name not in self.coefficients:
-            raise LatencyError(f"{self._named}: {cells.where((0, 0, 0))}: the operator {one.name} was never measured; {self._remedy}")
+            raise LatencyError(f"{self._named}: {cells.where((0, 0, 0))}: the operator {one.name} was never measured; {_remedy(cells)}")
         present = np.asarray(one.c_out) > 0
         for dim, values in zip(_DIMS, (one.c_in, one.c_out, np.sqrt(one.in_area))):
             low, high = known[dim]
+            if dim == "c_out" and one.kind == "linear" and isinstance(cells, HeadCells) and issubclass(cells.head.kind, Classifier):
+                low = 1
             outside = ((values < low) | (values > high)) & present
             if np.any(outside):
                 index = tuple(int(i) for i in np.argwhere(outside)[0])
                 value = int(np.broadcast_to(values, outside.shape)[index])
                 where = cells.where(index or (0, 0, 0))
-                raise LatencyError(f"{self._named}: {where}: {dim} {value} of {one.name} is outside of {low} to {high}; {self._remedy}")
+                remedy = _remedy(cells, value if dim == "c_in" else 0)
+                raise LatencyError(f"{self._named}: {where}: {dim} {value} of {one.name} is outside of {low} to {high}; {remedy}")
 
     def _entries(self, cells: BlockCells | HeadCells) -> Any:
         found = []
         for index, key in cell_keys(cells):
             if key not in self.entries:
-                raise LatencyError(f"{self._named}: {cells.where(index)}: the cell {key} was never measured; {self._remedy}")
+                raise LatencyError(f"{self._named}: {cells.where(index)}: the cell {key} was never measured; {_remedy(cells)}")
             found.append(round(self.entries[key] / _QUANTUM) * _QUANTUM)
         shape = (cells.width.size,) if isinstance(cells, HeadCells) else (cells.c_in.size, cells.hidden.size, cells.c_out.size)
         return np.array(found).reshape(shape)
@@ -168,10 +172,6 @@ class LatencyTable:
     @property
     def _named(self) -> str:
         return f"the latency table of {self.device}, made for {self.space or 'a space without a name'}"
-
-    @property
-    def _remedy(self) -> str:
-        return "measure networks that have it: tools/latency.py"
 
     # -- as a file ---------------------------------------------------------------------------------------------------------------
 
@@ -233,6 +233,18 @@ def digest_matches(table: LatencyTable, space: SearchSpace) -> bool:
     from .sample import digest
 
     return table.digest == digest(space)
+
+
+def _remedy(cells: BlockCells | HeadCells, c_in: int = 0) -> str:
+    """How to measure what a table lacks; `c_in` is what an operator reads where that is outside."""
+    more = ""
+    if isinstance(cells, HeadCells):
+        head = cells.head
+        options = [f" --option {k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in head.options.items()]
+        more = f" sample --num-classes {head.num_classes}" + ("" if head.name == "classifier" else f" --head {head.name}{''.join(options)}")
+    elif cells.layer.key == "s0b0" and c_in == cells.c_in.max():  # of the images
+        more = f" sample --in-channels {c_in}"
+    return f"measure networks that have it: tools/latency.py{more}"
 
 
 def _found(name: str) -> Path:

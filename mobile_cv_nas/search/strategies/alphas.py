@@ -12,7 +12,6 @@ from torch import Tensor
 from ...arch import ArchDef
 from ...engine.step import Loss, Stepper
 from ..derive import Derived, derive_arch
-from ..evolve import Evolution
 from ..judge import Judge
 from ..options import SearchOptions
 from .base import Setting, Strategy
@@ -45,7 +44,8 @@ class AlphaStrategy(Strategy):
             return Loss(found.total, found.images, found.terms, self.counted(found, self.whole_macs))
         term = self.cost_term()
         terms = {**found.terms, "cost term": term}
-        return Loss(found.total + term.float(), found.images, terms, self.counted(found, self.whole_macs))
+        sizes = 2 if self.one_size else 1  # the alphas learn from two; see `Supernet._sampled`
+        return Loss(found.total + term.float(), found.images, terms, self.counted(found, sizes * self.whole_macs))
 
     # -- what is found -----------------------------------------------------------------------------------------------
 
@@ -57,13 +57,15 @@ class AlphaStrategy(Strategy):
         """Of each option of every choice, (options,); archs are drawn by these."""
         return self.supernet.probabilities()
 
+    def asks(self) -> tuple[int, int]:
+        return self.evolution.archs if self.options.from_alphas else self.choosing.compare, self.choosing.training
+
     def propose(self, judge: Judge) -> Derived:
         return self.derived(self.derive(), judge)
 
     def derived(self, argmax: ArchDef | None, judge: Judge) -> Derived:
         """The best of archs drawn from the alphas and of `argmax`, and where asked for of those that evolve from them."""
-        o = self.options
-        evolution = Evolution(o.population, o.generations, o.mutation) if o.from_alphas else None
+        evolution = self.evolution if self.options.from_alphas else None
         return derive_arch(self.supernet.space, argmax, self.probabilities(), self.goal, judge, self.choosing, evolution)
 
     def report(self, epoch: int) -> dict[str, Any]:
@@ -82,9 +84,8 @@ class AlphaStrategy(Strategy):
 
     @torch.no_grad()
     def costs(self) -> dict[str, float]:
-        """The cost under the noise-free softmax and that of the argmax."""
-        expected = self.goal.expected(self.supernet, noise=False)
-        return {"cost_expected": float(expected), "cost_argmax": float(self.goal.cost(self.supernet.space, self.derive()))}
+        """The cost that is expected of archs drawn now, and that of the argmax."""
+        return {"cost_expected": self.expected(self.goal.by), "cost_argmax": float(self.goal.cost(self.supernet.space, self.derive()))}
 
     def entropy(self) -> float:
         """Mean normalised entropy of the probabilities."""

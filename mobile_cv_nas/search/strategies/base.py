@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,11 +22,14 @@ from ...arch import ArchDef
 from ...data.loader import Loader, derive_seed
 from ...engine.runtime import Runtime
 from ...engine.step import Loss, Stepper
+from ...errors import InputError
 from ...networks.supernet import Supernet
 from ...tasks.task import Task
 from ..derive import Derived
+from ..evolve import Evolution
 from ..goal import Goal
 from ..judge import Choosing, Judge
+from ..objective import Objective
 from ..options import SearchOptions
 
 PHASES = ("weights", "alphas")
@@ -95,6 +100,16 @@ class Strategy:
         sgd = torch.optim.SGD(weights.values(), lr=o.weight_lr, momentum=o.weight_momentum, weight_decay=o.weight_decay, fused=fused)
         return Stepper(weights, sgd, supernet, self.runtime, o.clip_grad)
 
+    @property
+    def one_size(self) -> bool:
+        """Whether a step runs one of several input sizes, not all."""
+        return self.options.resolution == "sampled" and len(self.supernet.space.input_sizes) > 1
+
+    def refuse_sampled_sizes(self, why: str) -> None:
+        """Raises InputError where a step is to run one of several input sizes, which the gates of the strategy cannot draw."""
+        if self.one_size:
+            raise InputError(f"SEARCH.RESOLUTION: sampled: {self.options.strategy} {why}; set SEARCH.RESOLUTION all")
+
     # -- a step ------------------------------------------------------------------------------------------------------
 
     def temperature(self, epoch: int) -> float | None:
@@ -152,18 +167,34 @@ class Strategy:
 
     @cached_property
     def whole_macs(self) -> int:
-        """MACs of one image through the whole supernet, under soft gates."""
-        supernet, mode, picked = self.supernet, self.supernet.training, self.supernet.table.picked
-        side = supernet.space.max_input_size
-        supernet.table.picked = None
+        """MACs of one image through the whole supernet, under soft gates; where a step runs one input size, the mean over the sizes."""
+        if not self.one_size:
+            return self._passed_macs(None)
+        table, count = self.supernet.table, len(self.supernet.space.input_sizes)
+
+        def at(size: int) -> Tensor:
+            gates = table.gates(noise=False)
+            gates[table.row["input_size"]] = F.one_hot(torch.tensor(size, device=gates.device), table.columns)
+            return gates
+
+        return round(sum(self._passed_macs(partial(at, size)) for size in range(count)) / count)
+
+    @torch.no_grad()
+    def _passed_macs(self, gates: Callable[[], Tensor] | None) -> int:
+        """MACs of one image through the supernet, all candidates run; see `under`."""
+        supernet, mode, side = self.supernet, self.supernet.training, self.supernet.space.max_input_size
         try:
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            with under(supernet, gates), FlopCounterMode(display=False) as counter:
                 supernet.eval()
                 supernet(torch.zeros(1, supernet.in_channels, side, side, device=self.runtime.device))
         finally:
             supernet.train(mode)
-            supernet.table.picked = picked
         return counter.get_total_flops() // 2
+
+    def path_macs(self, path: Mapping[str, int]) -> int:
+        """MACs of one image along a path, under the head that runs: the target's may have other classes."""
+        supernet, space = self.supernet, self.supernet.space
+        return space.cost(space.decode(path), in_channels=supernet.in_channels, head=supernet.head_def).macs
 
     # -- what is found -----------------------------------------------------------------------------------------------
 
@@ -172,6 +203,16 @@ class Strategy:
         """How one of the archs that are proposed is chosen."""
         o = self.options
         return Choosing(o.draws, o.candidates, o.finalists, o.finalist_epochs, self.setting.seed)
+
+    @property
+    def evolution(self) -> Evolution:
+        """Of archs, where there is one."""
+        o = self.options
+        return Evolution(o.population, o.generations, o.mutation)
+
+    def asks(self) -> tuple[int, int]:
+        """Of its judge, for one proposal, about: archs that are measured, and epochs in which single archs are trained."""
+        return 0, 0
 
     def propose(self, judge: Judge) -> Derived:
         """The arch of the finished search. Raises DeriveError where none meets the target."""
@@ -185,6 +226,11 @@ class Strategy:
         """What networks cost now, by name, in units of the target: `cost_expected` and `cost_argmax`, where there are alphas."""
         return {}
 
+    @torch.no_grad()
+    def expected(self, measure: Objective) -> float:
+        """What networks cost on average that are drawn now, by an objective: under softmax(alpha)."""
+        return float(measure.expected(self.supernet, False))
+
     def entropy(self) -> float | None:
         """How undecided the alphas are, if there are any: 1 at the start, 0 when all are decided."""
         return None
@@ -195,3 +241,15 @@ class Strategy:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         assert not state
+
+
+@contextmanager
+def under(supernet: Supernet, gates: Callable[[], Tensor] | None) -> Iterator[None]:
+    """Within it the supernet has gates of the caller's making, or (None) soft ones of its own; afterwards those that it had."""
+    table = supernet.table
+    before = table.picked, table.given, supernet.off
+    table.picked, table.given, supernet.off = None, gates, set()
+    try:
+        yield
+    finally:
+        table.picked, table.given, supernet.off = before

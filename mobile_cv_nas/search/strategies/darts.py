@@ -33,6 +33,7 @@ class Darts(AlphaStrategy):
 
     def __init__(self, setting: Setting):
         super().__init__(setting)
+        self.refuse_sampled_sizes("has no noise, and every step would run the same input size")
         if self.options.second_order and self.runtime.options.precision == "fp16":
             raise InputError("SEARCH.DARTS.SECOND_ORDER: its finite differences are lost in fp16; set RUNTIME.PRECISION bf16 or no")
 

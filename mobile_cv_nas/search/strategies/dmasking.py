@@ -18,8 +18,11 @@ class DMasking(AlphaStrategy):
     """Gumbel-Softmax gates, of which widths make masks."""
 
     def temperature(self, epoch: int) -> float:
-        """Tau of an epoch: `geometric` falls from tau_start to tau_end over the run, `paper` by exp(-tau_decay) an epoch."""
-        o = self.options
+        """Tau of an epoch: `geometric` falls from tau_start to tau_end over the run, `paper` by exp(-tau_decay) an epoch.
+
+        Where alphas learn on after the last epoch, its tau stays.
+        """
+        o, epoch = self.options, min(epoch, self.options.epochs - 1)
         if o.schedule == "paper":
             return o.tau_start * math.exp(-o.tau_decay * epoch)
         return o.tau_start * (o.tau_end / o.tau_start) ** (epoch / max(1, o.epochs - 1))

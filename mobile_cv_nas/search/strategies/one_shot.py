@@ -12,7 +12,7 @@ Every choice is uniform and independent, as `SearchSpace.sample` draws; Guo et a
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,6 @@ from ...engine.step import Loss
 from ...errors import InputError
 from ...tasks.classification import Classification
 from ..derive import Derived
-from ..evolve import Evolution
 from ..judge import Judge
 from ..options import SearchOptions
 from ..sampling import uniform_picks
@@ -43,15 +42,17 @@ class OneShot(Strategy):
         super().__init__(setting)
         self.steppers = {"weights": self.weight_stepper()}
         self.paths: list[Mapping[str, int]] = []
-        space, goal, o = self.supernet.space, self.goal, self.options
+        space, o = self.supernet.space, self.options
         self.distill = o.distill
         if o.distill and not isinstance(self.task, Classification):
             raise InputError("SEARCH.ONE_SHOT.DISTILL: for a classifier, whose outputs are probabilities; leave it out")
-        ends: list[ArchDef] = []
-        if o.sandwich:
-            by = goal.objective if goal.objective in ("macs", "params") else "macs"
-            ends = [find(by=by, in_channels=goal.in_channels, head=goal.head) for find in (space.largest, space.smallest)]
-        self.ends = [space.encode(arch) for arch in ends]
+        self.ends = [self.end(find) for find in (space.largest, space.smallest)] if o.sandwich else []
+
+    def end(self, find: Callable[..., ArchDef]) -> Mapping[str, int]:
+        """The space's largest or smallest network: by the objective where `find` knows it, else by MACs."""
+        goal = self.goal
+        by = goal.objective if goal.objective in ("macs", "params") else "macs"
+        return self.supernet.space.encode(find(by=by, in_channels=goal.in_channels, head=goal.head))
 
     @classmethod
     def passes(cls, options: SearchOptions) -> dict[str, int]:
@@ -68,7 +69,7 @@ class OneShot(Strategy):
 
     def loss(self, phase: str, batch: Any, key: tuple[int, ...]) -> Loss:
         """The mean of the task's losses along the paths."""
-        model, macs = _Kept(self.model), 0.0
+        model, macs = _Kept(self.model), 0
         found: list[Loss] = []
         for path in self.paths:
             self.supernet.choose(path)
@@ -76,7 +77,7 @@ class OneShot(Strategy):
             if self.distill and found:
                 task = replace(self.task, losses=replace(self.task.losses, own=self._distillation(model.first)))
             found.append(task.loss(model, batch, key, self.runtime))
-            macs += float(self.supernet.cost().macs)
+            macs += self.path_macs(path)
         total = torch.stack([one.total for one in found]).mean()
         sums = {name: torch.stack([one.sums[name].double() for one in found]).mean() for name in found[0].sums}
         mean = Loss(total, found[0].images, {self.task.loss_name: total}, sums)
@@ -87,10 +88,11 @@ class OneShot(Strategy):
         probabilities = F.softmax(teacher.float(), 1)
         return lambda logits, _: F.cross_entropy(logits, probabilities)
 
+    def asks(self) -> tuple[int, int]:
+        return self.evolution.archs, self.choosing.training
+
     def propose(self, judge: Judge) -> Derived:
-        o = self.options
-        evolution = Evolution(o.population, o.generations, o.mutation)
-        seen = evolution.run(self.supernet.space, self.goal, judge.scores, random.Random(self.setting.seed))
+        seen = self.evolution.run(self.supernet.space, self.goal, judge.scores, random.Random(self.setting.seed))
         arch, score = self.choosing.best(judge, *map(list, zip(*seen)))
         return Derived(arch, "evolved", len(seen), len(seen), score[0])
 

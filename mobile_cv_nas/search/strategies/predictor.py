@@ -17,7 +17,6 @@ from typing import Any
 from ...arch import ArchDef, SearchSpace
 from ...errors import require
 from ..derive import Derived
-from ..evolve import Evolution
 from ..judge import Judge, Score, best_of
 from ..sampling import random_archs
 from .base import Strategy
@@ -26,10 +25,18 @@ from .base import Strategy
 class Predictor(Strategy):
     """Samples, a Gaussian process, evolution on it."""
 
+    def trainings(self) -> tuple[int, int]:
+        """Archs that the predictor proposes, and epochs of each training."""
+        finalists = max(1, self.options.samples // 4)
+        return finalists, max(1, round(self.options.epochs / (self.options.samples + finalists)))
+
+    def asks(self) -> tuple[int, int]:
+        finalists, epochs = self.trainings()
+        return 0, (self.options.samples + finalists) * epochs
+
     def propose(self, judge: Judge) -> Derived:
         o, space, rng = self.options, self.supernet.space, random.Random(self.setting.seed)
-        finalists = max(1, o.samples // 4)
-        epochs = max(1, round(o.epochs / (o.samples + finalists)))
+        finalists, epochs = self.trainings()
         archs = random_archs(space, self.goal, o.samples, rng)
         scores = judge.trained(archs, epochs)
         process = fit(space, archs, [score[0] for score in scores])
@@ -38,7 +45,7 @@ class Predictor(Strategy):
             values = self.runtime.gather(predict(process, space, asked))[0]  # the same on all machines
             return [(value, 0.0) for value in values]
 
-        seen = Evolution(o.population, o.generations, o.mutation).run(space, self.goal, fitness, rng, archs)
+        seen = self.evolution.run(space, self.goal, fitness, rng, archs)
         found = [arch for arch, _ in seen if arch not in archs][:finalists]
         archs, scores = [*archs, *found], [*scores, *judge.trained(found, epochs)]
         best = best_of(archs, scores)

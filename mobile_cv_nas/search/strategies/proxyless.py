@@ -35,6 +35,8 @@ class Proxyless(Reinforce):
         self.pairs: dict[str, tuple[int, int]] = {}  # of each choice the two options; the first is the active one
         self._sums: dict[str, Tensor] = {}
         super().__init__(setting)
+        if self.options.gradient == "gates":
+            self.refuse_sampled_sizes("has gates of one input size, and those of the others would learn from none")
 
     def alpha_stepper(self) -> Stepper:
         stepper = super().alpha_stepper()

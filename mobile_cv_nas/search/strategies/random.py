@@ -21,15 +21,22 @@ from .base import Strategy
 class RandomSearch(Strategy):
     """Random archs within the tolerance of the target; the best after successive halving."""
 
-    def propose(self, judge: Judge) -> Derived:
+    def rounds(self) -> list[tuple[int, int]]:
+        """(archs, epochs of each) of every round."""
         count = self.options.random_archs
-        archs = random_archs(self.supernet.space, self.goal, count, random.Random(self.setting.seed))
-        rounds = max(1, math.ceil(math.log2(count))) if count > 1 else 0
+        number = math.ceil(math.log2(count))
+        left = [max(1, count >> stage) for stage in range(number)]
+        return [(archs, max(1, round(self.options.epochs / (number * archs)))) for archs in left]
+
+    def asks(self) -> tuple[int, int]:
+        return 0, sum(archs * epochs for archs, epochs in self.rounds())
+
+    def propose(self, judge: Judge) -> Derived:
+        found = archs = random_archs(self.supernet.space, self.goal, self.options.random_archs, random.Random(self.setting.seed))
         score = math.nan
-        for stage in range(rounds):
-            epochs = max(1, round(self.options.epochs / (rounds * len(archs))))
+        for stage, (_, epochs) in enumerate(self.rounds()):
             scores = judge.trained(archs, epochs, stage)
             order = sorted(range(len(archs)), key=lambda i: (*scores[i], -i), reverse=True)
             score = scores[best_of(archs, scores)][0]
             archs = [archs[i] for i in order[: max(1, len(archs) // 2)]]
-        return Derived(archs[0], "random", count, count, score)
+        return Derived(archs[0], "random", len(found), len(found), score)

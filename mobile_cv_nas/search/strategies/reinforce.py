@@ -50,7 +50,7 @@ class Reinforce(AlphaStrategy):
     def path_loss(self, batch: Any, key: tuple[int, ...]) -> Loss:
         """Of the weights along the selected path."""
         found = self.task_loss(batch, key)
-        return Loss(found.total, found.images, found.terms, self.counted(found, self.supernet.cost().macs))
+        return Loss(found.total, found.images, found.terms, self.counted(found, self.path_macs(self.path)))
 
     def policy_loss(self, batch: Any, key: tuple[int, ...]) -> Loss:
         """Its gradient with respect to the alphas is an estimate, unbiased for a constant baseline, of that of minus the mean reward."""
@@ -62,7 +62,7 @@ class Reinforce(AlphaStrategy):
             self.rewards.append(reward)
         total = -advantage * self.log_probability()
         # The networks are passed forward alone: a third of a step's MACs.
-        sums = self.counted(found, self.supernet.cost().macs / 3)
+        sums = self.counted(found, self.path_macs(self.path) / 3)
         return Loss(total.float(), found.images, {**found.terms, "policy": total}, sums)
 
     def reward(self, found: Loss, term: float) -> float:

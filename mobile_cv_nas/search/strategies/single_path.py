@@ -24,8 +24,9 @@ from ...errors import InputError
 from ...networks.mixed import MixedBlock
 from ...nn.blocks import InvertedResidual
 from ...nn.choice import Choice
+from ..objective import Objective
 from .alphas import AlphaStrategy
-from .base import Setting
+from .base import Setting, under
 
 
 class SinglePath(AlphaStrategy):
@@ -98,6 +99,12 @@ class SinglePath(AlphaStrategy):
     def probabilities(self) -> Mapping[str, Tensor]:
         gates = self.gates(soft=True)
         return {choice.name: gates[i, : len(choice.options)] for i, choice in enumerate(self.supernet.table.choices)}
+
+    @torch.no_grad()
+    def expected(self, measure: Objective) -> float:
+        """Under the soft gates: thresholds are no logits."""
+        with under(self.supernet, lambda: self.gates(soft=True)):
+            return float(measure.expected(self.supernet, True))
 
 
 def indicator(norm: Tensor, threshold: Tensor, soft: bool = False) -> Tensor:
