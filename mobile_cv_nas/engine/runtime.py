@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -162,6 +163,7 @@ def _join(backend: str, timeout: timedelta) -> None:
     Recent torchruns keep one store for all attempts, where the addresses of dead processes would be found: each
     attempt gets its own part of it.
     """
+    importlib.import_module("torch.distributed.nn")  # before there is a group: as a default argument it would hold the one it finds
     atexit.register(_leave)
     if not restarts():
         dist.init_process_group(backend, timeout=timeout)
