@@ -7,6 +7,7 @@ On several GPUs: torchrun --nproc-per-node 8 tools/search_net.py ...
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from ..tasks.build import task_class
 from .deployment import check_exports, print_exports
 from .options import recipe_of, search_options
 
+_LOG = logging.getLogger(__name__)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the arguments and searches; returns the exit code: 0 done, 2 bad input, 1 anything else."""
@@ -48,6 +51,8 @@ def run(cfg: CfgNode, args: Namespace) -> None:
         if main:
             print(start, WORDS, sep="\n\n", end="\n\n", flush=True)
     if args.dry_run:
+        if main and found.remark:
+            _LOG.warning("%s", found.remark)
         return
     result = found.run(cfg.OUTPUT_DIR, args.resume, configs=_configs(cfg, found.goals), overwrite=args.overwrite)
     if main:

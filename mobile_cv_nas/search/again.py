@@ -181,7 +181,7 @@ def again(
     limits = {name: most for name, most in parse_limits(options.limits).items() if name != objective}  # that has a target now
     options = replace(options, target=number, targets=(), objective=objective, table=options.table or saved.options.table, limits=limits)
     _check_table(saved, options, source)
-    options = paced(options, data.train, recipe.seed, told=False)
+    options = paced(options, data.train, recipe.seed)
     return SearchRun(saved.space, data, options, recipe, inherit, loss, source)
 
 

@@ -33,7 +33,7 @@ def learn_on(search: SearchRun, saved: SavedSearch, supernet: Supernet, goal: Go
         return 0
     if saved.own_loss and search.task.losses.own is None:
         raise InputError("the search had a loss of its own, and the target is far: give the same `loss`, or epochs=0")
-    o = paced(o, search.data.train, search.recipe.seed, told=False)
+    o = paced(o, search.data.train, search.recipe.seed)
     strategy = find_strategy(o.strategy)(Setting(supernet, search.task, goal, o, search.runtime, search.recipe.seed))
     if "alphas" not in strategy.steppers:
         return 0

@@ -6,13 +6,11 @@ what is derived is close to chance; where they move too fast they settle while t
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 
 from ..data.data_set import Split
 from .options import SearchOptions
 
-_LOG = logging.getLogger(__name__)
 # In units of ALPHA_LR times the steps of alpha.
 SLOW, AIM, FAST = 12.0, 24.0, 60.0
 SETTLED = 35.0  # where alphas have been seen to settle
@@ -52,13 +50,21 @@ class Pace:
         return ""
 
 
-def paced(options: SearchOptions, train: Split, seed: int, told: bool = True) -> SearchOptions:
-    """The options with a learning rate of alpha: where it is 0, the one that lets the alphas move by AIM; `told`: warns of a bad one."""
-    warmup = round(options.warmup_fraction * options.epochs)
+def paced(options: SearchOptions, train: Split, seed: int) -> SearchOptions:
+    """The options with a learning rate of alpha: where it is 0, the one that lets the alphas move by AIM."""
+    return replace(options, alpha_lr=_pace(options, train, seed).rate)
+
+
+def pace_remark(options: SearchOptions, train: Split, seed: int) -> str:
+    """What is to be said of the pace that options lead to on some training images; "" where nothing is."""
+    return _pace(options, train, seed).remark(_warmup(options))
+
+
+def _warmup(options: SearchOptions) -> int:
+    return round(options.warmup_fraction * options.epochs)
+
+
+def _pace(options: SearchOptions, train: Split, seed: int) -> Pace:
     steps = len(train.halves(options.alpha_fraction, seed)[1]) // options.batch_size
-    epochs = options.epochs - warmup
-    rate = options.alpha_lr or min(LARGEST, AIM / max(1, steps * epochs))
-    remark = Pace(steps, epochs, rate).remark(warmup)
-    if told and remark:
-        _LOG.warning("%s", remark)
-    return replace(options, alpha_lr=rate)
+    epochs = options.epochs - _warmup(options)
+    return Pace(steps, epochs, options.alpha_lr or min(LARGEST, AIM / max(1, steps * epochs)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,11 +42,14 @@ from .judge import Score, Stopped
 from .measure import Measure, judging_images
 from .objective import with_table
 from .options import SearchOptions
+from .pace import pace_remark
 from .result import SearchResult
 from .saved import Target, save_search
 from .searcher import Searcher, Turn
-from .strategies import NO_SUPERNET
+from .strategies import NO_SUPERNET, find_strategy
+from .strategies.alphas import AlphaStrategy
 
+_LOG = logging.getLogger(__name__)
 Callback = Callable[[dict[str, Any]], None]
 
 
@@ -159,6 +163,12 @@ class SearchRun:
             raise InputError(f"TRAIN.INIT: {options.strategy} trains no supernet to inherit from; use scratch")
         self.runtime: Runtime = start_runtime(recipe.runtime)
 
+    @property
+    def remark(self) -> str:
+        """What is to be said of the options before a run, which says it; "" where nothing is."""
+        alphas = issubclass(find_strategy(self.options.strategy), AlphaStrategy)
+        return pace_remark(self.options, self.data.train, self.recipe.seed) if alphas else ""
+
     def run(
         self,
         output: str | os.PathLike,
@@ -188,6 +198,8 @@ class SearchRun:
             if runtime.main:  # an earlier run is removed only when this one can begin
                 goes_on = prepare(folder, resume, list(self.goals), overwrite)
             goes_on = runtime.gather(goes_on)[0]
+            if runtime.main and self.remark:
+                _LOG.warning("%s", self.remark)
             stop = stop or stack.enter_context(StopRequest(runtime.options.minutes))
             start = time.monotonic()
             loop = stack.enter_context(contextlib.closing(self._loop(searcher, folder, callback, goes_on)))

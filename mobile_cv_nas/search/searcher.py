@@ -132,7 +132,7 @@ class Searcher:
         kind = find_strategy(options.strategy)
         _check_runtime(kind.one_path, options.strategy, runtime)
         if issubclass(kind, AlphaStrategy):
-            options = paced(options, data.train, recipe.seed, runtime.main)
+            options = paced(options, data.train, recipe.seed)
         self.space, self.task, self.data, self.options, self.runtime = space, task, data, options, runtime
         self.on_nan = options.on_nan
         seed_everything(recipe.seed)

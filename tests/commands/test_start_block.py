@@ -19,10 +19,11 @@ def rows(text):
     return dict(line.split("  ", 1) for line in text.splitlines() if "  " in line)
 
 
-def test_a_dry_run_of_a_search_says_what_would_be_done_and_leaves_nothing(tmp_path):
+def test_a_dry_run_of_a_search_says_what_would_be_done_and_leaves_nothing(tmp_path, caplog):
     done = run_tool("search_net", "--dry-run", *tiny_options(tmp_path, "SEARCH.EPOCHS", 5, "TRAIN.EPOCHS", 7))
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "run").exists()
+    assert caplog.text.count("SEARCH.ALPHA_LR: 0.5 times the 12 steps") == 1
     found = {name: text.strip() for name, text in rows(done.stdout).items()}
     assert found["classes"] == "10: 0, 1, 2, 3, ..."
     assert found["images"] == "1,257 training, 180 validation, 360 test"

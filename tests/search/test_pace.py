@@ -2,24 +2,23 @@
 
 import pytest
 import torch
-from searches import build_searcher, search_and_train, tiny_cfg
+from searches import build_searcher, search_and_train, search_of, short, tiny_cfg
 from torch import nn
 
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.data.data_set import Source, Split
 from mobile_cv_nas.report.tables import search_table
 from mobile_cv_nas.search.options import SearchOptions
-from mobile_cv_nas.search.pace import AIM, FAST, SLOW, Pace, paced
+from mobile_cv_nas.search.pace import AIM, FAST, SLOW, Pace, pace_remark, paced
 
 
 def images(count, classes=2):
     return Split.whole(Source([""] * count, [i % classes for i in range(count)]))
 
 
-def warned(caplog, options, count):
-    caplog.clear()
-    found = paced(options, images(count), 0)
-    return found.alpha_lr, " ".join(record.getMessage() for record in caplog.records)
+def chosen(options, count):
+    """The rate, and what is said of it."""
+    return paced(options, images(count), 0).alpha_lr, pace_remark(options, images(count), 0)
 
 
 def test_adam_moves_an_alpha_by_up_to_the_rate_in_a_step():
@@ -31,27 +30,27 @@ def test_adam_moves_an_alpha_by_up_to_the_rate_in_a_step():
     assert float(alpha.detach()) == pytest.approx(-0.05 * 100, rel=1e-3)
 
 
-def test_the_recipe_on_600_images_was_too_slow(caplog):
+def test_the_recipe_on_600_images_was_too_slow():
     options = SearchOptions(epochs=60, alpha_lr=0.05, batch_size=64)  # 120 images for alpha: one step in each of 48 epochs
-    rate, said = warned(caplog, options, 600)
+    rate, said = chosen(options, 600)
     assert rate == 0.05
     assert "SEARCH.ALPHA_LR: 0.05 times the 48 steps of alpha is 2.4: under 12" in said
     assert "set SEARCH.ALPHA_LR 0.5 or raise SEARCH.EPOCHS" in said
 
 
-def test_what_settled_at_half_of_a_short_search_was_too_fast(caplog):
+def test_what_settled_at_half_of_a_short_search_was_too_fast():
     # 16 epochs, three of them warm-up, 56 steps in each of the others: 0.1 times 728 is 73; it settled by epoch 9
     options = SearchOptions(epochs=16, alpha_lr=0.1, batch_size=64)
-    _, said = warned(caplog, options, 56 * 64 * 5)
+    _, said = chosen(options, 56 * 64 * 5)
     assert "0.1 times the 728 steps of alpha is 73: over 60 the alphas settle early, about epoch 9" in said
-    assert warned(caplog, SearchOptions(epochs=90, alpha_lr=0.01, batch_size=192), 135 * 192 * 5)[1] == ""  # the paper's
+    assert chosen(SearchOptions(epochs=90, alpha_lr=0.01, batch_size=192), 135 * 192 * 5)[1] == ""  # the paper's
 
 
 @pytest.mark.parametrize("count", [600, 3000, 30_000, 300_000])
 @pytest.mark.parametrize("epochs", [5, 30, 90])
-def test_the_chosen_rate_is_between_both_ends(caplog, count, epochs):
+def test_the_chosen_rate_is_between_both_ends(count, epochs):
     options = SearchOptions(epochs=epochs, batch_size=64)
-    rate, said = warned(caplog, options, count)
+    rate, said = chosen(options, count)
     steps = (count // 5 // 64) * (epochs - round(0.2 * epochs))
     if 0.5 * steps < AIM:  # so few that no sane rate gets there
         assert rate == 0.5
@@ -62,12 +61,12 @@ def test_the_chosen_rate_is_between_both_ends(caplog, count, epochs):
     assert "raise SEARCH.EPOCHS" in said or not said
 
 
-def test_a_pace_is_told_where_it_is_asked_for_alone(caplog):
-    bad, good = SearchOptions(epochs=60, alpha_lr=0.05, batch_size=64), SearchOptions(epochs=60, alpha_lr=0.5, batch_size=64)
-    for options, told, number in ((bad, True, 1), (bad, False, 0), (good, True, 0), (good, False, 0)):
+def test_a_run_says_once_what_is_to_be_said_of_its_pace(tmp_path, caplog):
+    for rate, number in ((1e-4, 1), (0.5, 0)):
+        search_and_train(tiny_cfg(tmp_path, "OUTPUT_DIR", tmp_path / str(rate), "SEARCH.ALPHA_LR", rate, "SEARCH.BATCH_SIZE", 16))
+        assert sum("SEARCH.ALPHA_LR" in record.getMessage() for record in caplog.records) == number
         caplog.clear()
-        paced(options, images(600), 0, told)
-        assert len(caplog.records) == number
+    assert [bool(search_of(short(tmp_path, name, "SEARCH.EPOCHS", 2)).remark) for name in ("darts", "random")] == [True, False]  # no alphas
 
 
 def test_without_steps_nothing_is_said():
