@@ -43,7 +43,7 @@ ROOMS = ("nn", "arch", "networks", "search")
 # The tests that run under coverage, beside those of the rooms.
 MORE_TESTS = (
     *("tests/tasks/test_heads.py", "tests/report/test_space_info.py", "tests/model_zoo", "tests/engine/test_one_image.py"),
-    *("tests/config", "tests/project/test_comparison.py"),
+    *("tests/config", "tests/project/test_comparison.py", "tests/commands/test_start_block.py"),
 )
 FAST = ("-q", "-m", "fast", "-p", "no:cacheprovider")
 SWAPS: dict[type, type] = {

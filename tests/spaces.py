@@ -48,6 +48,17 @@ DEEP: dict[str, Any] = {
     ],
 }
 
+# The hidden width of a pooled block is chosen too, with and without squeeze-and-excite.
+POOLED: dict[str, Any] = {
+    **TINY,
+    "name": "pooled",
+    "stages": [
+        *TINY["stages"][:2],
+        [["ir_k3", [8, 16, 8], 2, 1]],
+        [["ir_pool_hs", [24, 32, 8], 1, 1, {"hidden": [16, 32, 8]}]],
+    ],
+}
+
 # TensorFlow's padding, which depends on the map's size: even and odd ones at every stride, and several kernels at a stride.
 SAME: dict[str, Any] = {**TINY, "name": "same", "input_size": {"any": [15, 18, 24]}, "defaults": {"padding": "same"}}
 

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -49,9 +50,14 @@ class HeadDef:
         """The class."""
         return HEADS.get(self.name)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All options of its class: those that are left out as its `__init__` has them."""
+        return {**_defaults(self.kind), **self.options}
+
     def reads(self, layers: Sequence[Layer]) -> tuple[int, ...]:
         """The indices of the layers whose maps it reads, ascending; the last one is the last layer. Raises InputError."""
-        return self.kind.reads(layers, **self.options)
+        return self.kind.reads(layers, **self.arguments)
 
     def cost(self, n: int, width: Any, sides: Sequence[Any]) -> Cost:
         """What map number `n` of these adds to the cost.
@@ -61,11 +67,17 @@ class HeadDef:
             width: its channels, or their expectation.
             sides: of the image, then of each map read, in pixels: ints, or float64 vectors over the input sizes.
         """
-        return self.kind.cost(n, width, sides, self.num_classes, **self.options)
+        return self.kind.cost(n, width, sides, self.num_classes, **self.arguments)
 
     def build(self, widths: Sequence[int], sides: Sequence[int]) -> Any:
         """The module for maps of these widths, and these sides (of the image, then of each map) at the largest input size."""
         return self.kind(widths, sides, self.num_classes, **self.options)
+
+
+@cache
+def _defaults(kind: Any) -> dict[str, Any]:
+    parameters = inspect.signature(kind).parameters.values()
+    return {one.name: one.default for one in parameters if one.default is not one.empty}
 
 
 class Classifier(nn.Linear):
@@ -127,7 +139,7 @@ class LRASPP(nn.Module):
         self.head = LRASPPHead(*widths, num_classes, channels)
 
     @staticmethod
-    def reads(layers: Sequence[Layer], channels: int = 128, low_stride: int = 8) -> tuple[int, ...]:
+    def reads(layers: Sequence[Layer], channels: int, low_stride: int) -> tuple[int, ...]:
         """Raises InputError if there is no such map, or the layers end in what only a classifier needs."""
         return (*_at_strides(layers, (low_stride,), "HEAD.LOW_STRIDE"), _last_of_features(layers))
 
@@ -139,7 +151,7 @@ class LRASPP(nn.Module):
         return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
 
     @staticmethod
-    def cost(n: int, width: Any, sides: Sequence[Any], num_classes: int, channels: int = 128, low_stride: int = 8) -> Cost:
+    def cost(n: int, width: Any, sides: Sequence[Any], num_classes: int, channels: int, low_stride: int) -> Cost:
         image, area = sides[0] ** 2, sides[n + 1] ** 2
         if n == 0:  # fine detail, and the sum at its size
             macs = width * area * num_classes + channels * num_classes * area + _BILINEAR * (channels * area + num_classes * image)
@@ -215,7 +227,7 @@ class SSDLite(nn.Module):
         self.predictor = SSDLiteHead(maps, [2 + 2 * ratios] * len(maps), num_classes + 1, nn.BatchNorm2d)
 
     @staticmethod
-    def reads(layers: Sequence[Layer], channels: int = 128, strides: Sequence[int] = (16, 32), ratios: int = 2) -> tuple[int, ...]:
+    def reads(layers: Sequence[Layer], channels: int, strides: Sequence[int], ratios: int) -> tuple[int, ...]:
         """Raises InputError if there is no such map, or the layers end in what only a classifier needs."""
         last = _last_of_features(layers)
         found = _at_strides(layers, strides, "HEAD.STRIDES")
@@ -248,9 +260,7 @@ class SSDLite(nn.Module):
         return found
 
     @staticmethod
-    def cost(
-        n: int, width: Any, sides: Sequence[Any], num_classes: int, channels: int = 128, strides: Sequence[int] = (16, 32), ratios: int = 2
-    ) -> Cost:
+    def cost(n: int, width: Any, sides: Sequence[Any], num_classes: int, channels: int, strides: Sequence[int], ratios: int) -> Cost:
         outputs = (2 + 2 * ratios) * (num_classes + 1 + 4)
 
         def predicted(width: Any, side: Any) -> Cost:  # two depthwise 3x3 with norms, and one 1x1 each

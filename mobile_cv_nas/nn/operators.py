@@ -80,7 +80,7 @@ def head_operators(head: HeadDef, n: int, width: Any, sides: Sequence[int]) -> l
     found: Any = getattr(kind, "operators", None) or _of_class(kind, _HEADS)
     if found is None:
         raise InputError(f"the head {head.name} does not say its operators: define {kind.__name__}.operators(n, width, sides, num_classes)")
-    return list(found(n, width, sides, head.num_classes, **head.options))
+    return list(found(n, width, sides, head.num_classes, **head.arguments))
 
 
 def _of_class(kind: type, known: dict[type, Callable[..., Any]]) -> Any:
@@ -147,7 +147,7 @@ def _classifier(n: int, width: Any, sides: Sequence[int], num_classes: int) -> I
     yield Operator("linear", width, num_classes, 1, 1)
 
 
-def _lraspp(n: int, width: Any, sides: Sequence[int], num_classes: int, channels: int = 128, low_stride: int = 8) -> Iterator[Operator]:
+def _lraspp(n: int, width: Any, sides: Sequence[int], num_classes: int, channels: int, low_stride: int) -> Iterator[Operator]:
     area = sides[n + 1] ** 2
     if n == 0:  # fine detail, and the sum at its size
         yield Operator("resize", channels, channels, sides[2] ** 2, area)
@@ -164,7 +164,7 @@ def _lraspp(n: int, width: Any, sides: Sequence[int], num_classes: int, channels
 
 
 def _ssdlite(
-    n: int, width: Any, sides: Sequence[int], num_classes: int, channels: int = 128, strides: Sequence[int] = (16, 32), ratios: int = 2
+    n: int, width: Any, sides: Sequence[int], num_classes: int, channels: int, strides: Sequence[int], ratios: int
 ) -> Iterator[Operator]:
     anchors = 2 + 2 * ratios
 

@@ -203,7 +203,7 @@ def _check_table(saved: SavedSearch, options: SearchOptions, source: str) -> Non
         _LOG.warning("the table was made for %s, and the search was of %s: what it does not know of these networks is an error", of, mine)
 
 
-def derive_more(search: SearchRun, saved: SavedSearch, count: int = 5, epochs: int = 10) -> Derivation:
+def derive_more(search: SearchRun, saved: SavedSearch, count: int, epochs: int) -> Derivation:
     """Draws, ranks, and, where the target is far, first lets the alphas learn on; see `derive_networks`."""
     if count < 1 or epochs < 0:
         raise InputError(f"count {count}, epochs {epochs}: give 1 network or more, and no fewer than 0 epochs")

@@ -56,7 +56,7 @@ NETWORKS = "networks.yaml"
 _TRAINED = (CHILD, TEST, "config.yaml", "arch.yaml", "arch.png", RESULT, ABOUT, REPORT, BOARD)
 
 
-def prepare(folder: Path, resume: bool, names: Sequence[str], overwrite: bool = False) -> bool:
+def prepare(folder: Path, resume: bool, names: Sequence[str], overwrite: bool) -> bool:
     """Prepares a folder for a search for the named targets; whether the run goes on from a checkpoint.
 
     The folders of the targets of an earlier, finished search are removed with the rest of it.
@@ -96,7 +96,7 @@ def empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def prepare_derived(folder: Path, resume: bool, overwrite: bool = False, count: int = 5, train: bool = False) -> None:
+def prepare_derived(folder: Path, resume: bool, overwrite: bool, count: int, train: bool) -> None:
     """Prepares the folder of a derivation of so many networks: what an earlier one left is removed, unless its training shall go on.
 
     Nothing else is: `networks.yaml` lists the archs of an earlier one, and a folder that holds a child of it has been trained in.

@@ -87,3 +87,19 @@ def test_the_ends_under_a_segmenters_head_weigh_the_maps_that_it_reads(end):
     space, head = nas.SearchSpace.parse({"input_size": 32, "stages": rows}), HeadDef("lraspp", 20, {"channels": 16})
     costs = [arch.cost(head=head).macs for _, arch in members(space)]
     assert getattr(space, end)(head=head).cost(head=head).macs == (max if end == "largest" else min)(costs)
+
+
+@pytest.mark.parametrize(("end", "first", "last"), [("largest", "ir_k3", "conv_k1"), ("smallest", "conv_k3", "skip")])
+def test_the_ends_of_a_space_are_for_a_thousand_classes_and_three_channels(end, first, last):
+    rows = [[[["conv_k3", "ir_k3"], 32]]]  # a pixel costs 288 c, or 24 (c + 41) with the default expansion: less from 4 channels on
+    (layer,) = getattr(nas.SearchSpace.parse({"input_size": 8, "stages": rows}), end)(10).layers
+    assert layer.names == (first,)
+    rows = [[["conv_k1", 49]], [[["conv_k1", "skip"], 41]]]  # 4 x 49 x 41 + 4 x 41 + 41 k beside 4 x 49 + 49 k: alike at 1000.5 classes
+    layer = getattr(nas.SearchSpace.parse({"input_size": 2, "stages": rows}), end)().layers[-1]
+    assert layer.names == (last,)
+
+
+def test_costs_are_of_a_thousand_classes_and_three_channels():
+    space = parsed(DEEP)
+    arch = space.sample(0)
+    assert arch.cost() == space.cost(arch) == arch.cost(1000, 3) != arch.cost(1001)

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import random
 from argparse import Namespace
+from dataclasses import replace
 
 import pytest
 from helpers import digests, quick_cfg, run_tool, tiny_arch, train
@@ -11,7 +13,10 @@ from searches import build_searcher, search_of, short, tiny_options
 from mobile_cv_nas.commands.train_net import run
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.engine.memory import peak_memory
+from mobile_cv_nas.search import before
 from mobile_cv_nas.search.before import near, search_start
+from mobile_cv_nas.search.measure import Measure
+from mobile_cv_nas.training.before import Stage
 
 
 def rows(text):
@@ -47,12 +52,46 @@ def test_the_child_that_is_timed_is_near_the_target(tmp_path):
     assert start.memory <= peak_memory(search.runtime.device)
 
 
+@pytest.mark.parametrize("target", [11000, 12000, 17000, 25000])
+def test_the_child_that_is_timed_is_the_nearest_of_some(tmp_path, target):
+    search = search_of(load_config(None, tiny_options(tmp_path, "SEARCH.TARGET", target, "SEARCH.TOLERANCE", 0.5)))
+    (goal,), space = search.goals.values(), search.space
+    rng = random.Random(0)
+    drawn = [space.smallest(10), *(space.sample(rng) for _ in range(100))]
+    assert near(space, goal) == min(drawn, key=lambda arch: abs(arch.cost(10).macs - target))
+
+
 def test_a_strategy_that_trains_single_archs_says_how_long_it_does(tmp_path):
     search = search_of(short(tmp_path, "random", "SEARCH.RANDOM.ARCHS", 4, "SEARCH.EPOCHS", 16))
     start = search_start(search, tmp_path, train_child=False)
     ((name, steps),) = [(stage.name, stage.steps) for stage in start.stages]
     assert (name, steps) == ("single archs", 16 * (1257 // 64))  # four for two epochs, two for four
     assert start.seconds > 0
+
+
+@pytest.mark.parametrize(("name", "world"), [("dmasking", 1), ("dmasking", 2), ("predictor", 1), ("random", 1)])
+def test_each_stage_counts_its_steps(tmp_path, monkeypatch, name, world):
+    """Of two targets, with seconds that are known."""
+    monkeypatch.setattr(before, "seconds_a_step", lambda phase, runtime, section, epoch: 0.5 if phase.name == "weights" else 0.25)
+    monkeypatch.setattr(before, "training_stage", lambda trainer, name: Stage(name, 10, 0.125, 3.0))
+    monkeypatch.setattr(Measure, "seconds", lambda self, arch: 2.0)
+    monkeypatch.setattr(before, "peak_memory", lambda device: 12345)
+    search = search_of(short(tmp_path, name, "SEARCH.TARGETS", [12e3, 17e3], "SEARCH.BATCH_SIZE", 32, "SEARCH.TOLERANCE", 0.1))
+    search.runtime = replace(search.runtime, world=world)
+    start = search_start(search, tmp_path)
+    weights, alphas = Stage("weights", 2 * (1005 // 32), 0.5), [Stage(f"alphas for {one}", 251 // 32, 0.25) for one in ("12k", "17k")]
+    stages = {
+        "dmasking": [weights, *alphas, Stage("comparison", 3 * 2, 2.0 / world)],
+        "predictor": [Stage("single archs", (4 + 1) * 2 * (1257 // 64), 0.125)],  # four samples and a finalist
+        "random": [Stage("single archs", (4 + 2) * 2 * (1257 // 64), 0.125)],
+    }
+    assert list(start.stages) == [*stages[name], Stage("child", 20, 0.125, 6.0)]
+    assert start.memory == 12345
+    space, target, near_ = start.rows
+    assert space == ("space", "tiny, 72 networks")
+    assert target == ("target", "12k MACs, within 10%, 17k MACs, within 10%")
+    assert near_[0] == "a child near it"
+    assert near_[1].endswith(" parameters")
 
 
 def test_a_measurement_is_timed_on_a_few_images(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 
 import pytest
@@ -382,3 +383,17 @@ def test_nothing_is_pruned_where_all_is_asked_for():
         assert network(images()).shape == (1, 1000)
     assert network.prune_intermediate_layers([1], prune_head=False, extra_blocks=True) == [1]
     assert len(network.blocks) == 2
+
+
+def test_methods_that_timm_has_take_its_arguments():
+    """With the same defaults, in the same order."""
+
+    def arguments(method):
+        return [(one.name, one.kind, one.default) for one in inspect.signature(method).parameters.values()]
+
+    theirs = timm.models.mobilenetv3.MobileNetV3
+    own = set(dir(nas.Network)) - set(dir(nn.Module))
+    shared = [name for name in own if not name.startswith("_") and callable(getattr(theirs, name, None))]
+    assert len(shared) >= 9
+    for name in shared:
+        assert arguments(getattr(nas.Network, name)) == arguments(getattr(theirs, name)), name

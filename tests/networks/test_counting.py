@@ -108,3 +108,13 @@ def test_what_is_no_network_or_number_of_channels_says_so() -> None:
 def test_a_module_without_parameters_is_counted() -> None:
     assert nas.count(nn.Flatten(), 16) == nas.Cost(0, 0)
     assert nas.count(nn.AdaptiveAvgPool2d(1), 4) == nas.Cost(48, 0)
+
+
+@pytest.mark.parametrize("channels", [3, 4, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("width", [3, 4])
+def test_a_first_skip_computes_where_it_changes_the_image(channels, stride, width):
+    arch = nas.ArchDef.parse({"input_size": 8, "stages": [[["skip", width, stride, 1]], [["ir_k3", 8, 1, 1]]]})
+    model = nas.build_model(arch, 10, channels)
+    assert nas.count(model, 8, channels) == arch.cost(10, channels)
+    assert any(True for _ in model.blocks[0].parameters()) == (stride != 1 or width != channels)

@@ -42,7 +42,7 @@ def test_a_supernet_prints_its_options_and_the_expected_child() -> None:
     assert re.search(r"s1b0 +ir_k3\|ir_k5_se_hs\|skip +8\|12 +8\|16 +8\|16", repr(supernet))
 
 
-def test_a_block_without_a_cost_leaves_its_places_empty() -> None:
+def test_a_space_prints_no_cost() -> None:
     assert "MACs" not in repr(parsed(TINY))
     assert repr(parsed(TINY)).startswith("SearchSpace tiny, input 16|24: 10 choices, 1.44e+03 archs\n")
 
@@ -73,3 +73,9 @@ def test_words_stand_left_and_numbers_right() -> None:
     for row in cells:
         assert all(cell == cell.lstrip() or not cell.strip() for cell in row[:2])
         assert all(cell == cell.rstrip() or not cell.strip() for cell in row[2:])
+
+
+def test_a_dilated_network_says_so() -> None:
+    model = nas.fbnet_builder("FBNetV2_F1", num_classes=7)
+    model.set_output_stride(16)
+    assert repr(model).splitlines()[0].endswith("dilated to output stride 16 (maps and MACs: as before)")

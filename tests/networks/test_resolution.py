@@ -207,3 +207,16 @@ def test_norm_statistics_are_updated_once_an_option() -> None:
     supernet(torch.randn(2, 3, 24, 24))
     assert int(norm.num_batches_tracked) == 2
     assert isinstance(supernet.gates(), Gates)
+
+
+def test_place_is_the_same_sum_where_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda now=compiling: now)
+        torch.manual_seed(0)
+        total, part = (torch.randn(2, 3, side, side, requires_grad=True) for side in (9, 5))
+        out = place(total * 1, part)
+        out.square().sum().backward()
+        found.append((out.detach(), total.grad, part.grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)

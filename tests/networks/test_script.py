@@ -103,3 +103,13 @@ def test_a_whole_network_is_saved_and_copied(tmp_path):
     for again in (torch.load(tmp_path / "network.pt", weights_only=False), copy.deepcopy(network)):
         torch.testing.assert_close(again(x), network(x), rtol=0, atol=0)
         assert again.arch == network.arch
+
+
+def test_activations_are_kept_until_it_is_asked_otherwise():
+    network = nas.fbnet_builder("Digits")
+    for part in (network, nas.fbnet_builder("Digits", features_only=True)):
+        assert not part.grad_checkpointing
+        part.set_grad_checkpointing()
+        assert part.grad_checkpointing
+        part.set_grad_checkpointing(False)
+        assert not part.grad_checkpointing

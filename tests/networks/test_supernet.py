@@ -10,22 +10,27 @@ import pytest
 import torch
 import torch._dynamo.testing
 import torch.nn.functional as F
-from spaces import DEEP, SAME, SPACES, TINY, decide, members, parsed, random_alphas, randomise, relative, samples
+from spaces import DEEP, POOLED, SAME, SPACES, TINY, decide, members, parsed, random_alphas, randomise, relative, samples
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.networks.additive import Expectation
 from mobile_cv_nas.networks.mixed import MixedBlock
 from mobile_cv_nas.nn.choice import ChoiceTable, Gates
+from mobile_cv_nas.nn.heads import HeadDef
+from mobile_cv_nas.search.memory import PeakMemory
 
 SHIPPED = sorted(path.stem for path in SPACES.glob("*.yaml"))
 SHARINGS = ("none", "full")
+SMALL = {"tiny": TINY, "deep": DEEP, "same": SAME, "pooled": POOLED}
 
 
 def _space(name: str) -> nas.SearchSpace:
-    small = {"tiny": TINY, "deep": DEEP, "same": SAME}
-    return parsed(small[name]) if name in small else nas.SearchSpace.load(SPACES / f"{name}.yaml")
+    return parsed(SMALL[name]) if name in SMALL else nas.SearchSpace.load(SPACES / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("name", ["tiny", "deep", "same", *(pytest.param(n, marks=[pytest.mark.slow] * ("fbnet" in n)) for n in SHIPPED)])
+@pytest.mark.parametrize(
+    "name", ["tiny", "deep", "same", "pooled", *(pytest.param(n, marks=[pytest.mark.slow] * ("fbnet" in n)) for n in SHIPPED)]
+)
 def test_a_child_is_its_supernet(name: str) -> None:
     """At one-hot gates, over 50 random archs: exact cost, and equal logits with inherited weights, by slices and by masks."""
     space = _space(name)
@@ -51,7 +56,7 @@ def test_a_child_is_its_supernet(name: str) -> None:
             assert cost.macs.dtype == cost.params.dtype == torch.float64
         child.arch = small.decode({**space.encode(arch), "input_size": i % len(sizes)})
         for supernet in supernets:
-            _compare(child, supernet, image, masks=i % 5 == 0 or name in ("tiny", "deep", "same"))
+            _compare(child, supernet, image, masks=i % 5 == 0 or name in SMALL)
 
 
 def _compare(child: nas.Network, supernet: nas.Supernet, image: torch.Tensor, masks: bool) -> None:
@@ -368,3 +373,21 @@ def test_statistics_are_renewed_from_the_beginning_each_time() -> None:
     assert not network.training
     for name, buffer in network.named_buffers():
         torch.testing.assert_close(buffer, once[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("sharing", ["none", "full"])
+@pytest.mark.parametrize("head", [None, HeadDef("lraspp", 5, {"channels": 16, "low_stride": 2})])
+def test_a_state_holds_what_was_learnt_alone(sharing, head) -> None:
+    """What follows from the space is computed anew: it would grow each checkpoint, and tie it to how it is computed."""
+    supernet = nas.build_supernet(parsed(TINY, stages=TINY["stages"][:3]), 10, sharing=sharing, head=head)
+    supernet.cost().macs.backward()
+    learnt = {name for name, _ in supernet.named_parameters()}
+    rest = {name.rpartition(".")[2] for name in supernet.state_dict() if name not in learnt}
+    assert rest == {"running_mean", "running_var", "num_batches_tracked"}
+    if head is None:
+        assert not Expectation(PeakMemory().maps, supernet).state_dict()
+
+
+def test_a_supernet_is_by_default_of_a_thousand_classes_and_three_channels() -> None:
+    supernet = nas.build_supernet(parsed(TINY))
+    assert (supernet.head_def, supernet.in_channels) == (HeadDef("classifier", 1000), 3)

@@ -369,3 +369,12 @@ def test_an_argument_of_ones_own_may_mean_anything() -> None:
     nas.register_block("twice", Twice, kernel="5x5")
     nas.register_block("gelu", Gelu, activation="GELU")
     assert nas.build_model(nas.ArchDef.parse(table(["gelu", 8])), 4)(torch.randn(1, 3, 16, 16)).shape == (1, 4)
+
+
+def test_a_block_without_a_cost_leaves_its_places_empty() -> None:
+    nas.register_block("mine", Plain, kernel=5)
+    lines = repr(nas.ArchDef.parse(table(["mine", 12], ["ir_k3", 16]))).splitlines()
+    mine, after, total = (line.split() for line in lines[-3:])
+    assert mine[:2] == ["s1b0", "mine"]
+    assert len(mine) == len(after) - 3  # no hidden width, MACs or parameters
+    assert total[0] == "total"

@@ -219,3 +219,14 @@ def test_a_shared_block_is_each_of_the_candidates_that_a_user_registered(names):
         alpha.zero_()
     supernet(x).square().sum().backward()
     assert alpha.grad.all()
+
+
+def test_the_noise_of_all_processes_is_the_first_ones(monkeypatch):
+    table, sent = marginals(True, False), []
+    monkeypatch.setattr("mobile_cv_nas.nn.choice.dist.is_initialized", lambda: True)
+    for world, count in ((1, 0), (2, 1)):
+        monkeypatch.setattr("mobile_cv_nas.nn.choice.dist.get_world_size", lambda world=world: world)
+        monkeypatch.setattr("mobile_cv_nas.nn.choice.dist.broadcast", lambda noise, src: sent.append(src) or noise.fill_(2.5))
+        table.sample(1.0)
+        assert sent == [0] * count
+        assert bool(table.noise.eq(2.5).all()) == (count == 1)

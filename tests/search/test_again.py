@@ -182,14 +182,14 @@ def test_a_stopped_training_goes_on_to_the_same_end(run: Path, tmp_path: Path) -
         for part, count in enumerate(stops):
             search = again(saved, "16k", data, saved.recipe, saved.options)
             with RunFolder(folder):
-                prepare_derived(folder, resume=part > 0)
+                prepare_derived(folder, part > 0, False, 5, False)
                 found = derive_more(search, saved, 1, 0)
                 found.save(folder)
                 finished = train_derived(search, found, folder, stop=StopAfter(count)).finished
             assert finished == (part + 1 == len(stops))
             if not finished:
                 with pytest.raises(FileError, match="unfinished training; add --resume"):
-                    prepare_derived(folder, resume=False)
+                    prepare_derived(folder, False, False, 5, False)
     for file in ("result.json", "child/model.safetensors", "child/metrics.jsonl", "networks.yaml"):
         assert lasting(tmp_path / "whole" / file) == lasting(tmp_path / "parts" / file)
 

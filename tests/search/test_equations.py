@@ -16,6 +16,7 @@ from spaces import TINY as MIXED
 from spaces import members, parsed, random_alphas, randomise, relative, samples
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.engine.runtime import Runtime
 from mobile_cv_nas.engine.step import Loss
 from mobile_cv_nas.engine.stop import StopRequest
 from mobile_cv_nas.errors import InputError
@@ -139,6 +140,17 @@ def test_the_second_order_of_darts_is_the_gradient_through_a_step_of_the_weights
     assert (plain - exact).norm() / exact.norm() > 0.1  # the second order matters
     assert (found - exact).norm() < 1e-2 * (plain - exact).norm()
     assert all(torch.equal(p, before[name]) for name, p in stepper.parameters.items())  # all weights are back
+
+
+def test_processes_share_the_gradients_of_a_second_order(tmp_path, monkeypatch):
+    strategy = strategy_of(tmp_path, "darts", "SEARCH.DARTS.SECOND_ORDER", True)
+    for phase in ("weights", "alphas"):
+        strategy.begin(phase, 0)
+    averaged = []
+    monkeypatch.setattr(Runtime, "average", lambda self, tensors: averaged.append([tuple(one.shape) for one in tensors]))
+    strategy.loss("alphas", batch_of(strategy, "alphas"), (0, 0, 0))
+    weights, alphas = ([tuple(p.shape) for p in strategy.steppers[name].parameters.values()] for name in ("weights", "alphas"))
+    assert averaged == [weights, weights, alphas, alphas]  # the step, where it leads, and on both sides of that
 
 
 def test_the_cost_is_part_of_the_second_order(tmp_path):

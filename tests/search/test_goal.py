@@ -96,3 +96,19 @@ def test_a_target_of_more_classes_is_that_of_a_classifier():
     for one, classes in ((HeadDef("lraspp", 10), 1000), (head, -1)):
         with pytest.raises(InputError, match=f"TARGET_CLASSES: {classes}: a number of classes, of a classifier; the head is {one.name}"):
             counted_head(one, SearchOptions(target_classes=classes))
+
+
+@pytest.mark.parametrize("end", ["smallest", "largest"])
+def test_a_target_at_an_end_of_the_space_is_within_its_reach(end):
+    space, head = parsed(TINY), HeadDef("classifier", 10)
+    cost, step = getattr(space, end)(10).cost(10).macs, 1 if end == "largest" else -1
+    assert check_target(SearchOptions(target=float(cost)), space, head, 3, "it").target == cost
+    with pytest.raises(InputError, match="out of the reach of it"):
+        check_target(SearchOptions(target=float(cost + step)), space, head, 3, "it")
+
+
+def test_what_a_result_is_before_anything_is_found(tmp_path):
+    result = SearchResult(tmp_path)
+    assert not result.finished
+    assert result.seconds == (0.0, 0.0)
+    assert (result.arch, result.cost, result.training, result.targets) == (None, None, None, ())

@@ -124,6 +124,20 @@ def test_peak_memory_by_hand() -> None:
     assert objective_of("memory").cost(two, HEAD, 3) == 4 + 30 + 30 + 90
 
 
+def test_peak_memory_of_the_head_by_hand() -> None:
+    arch = nas.ArchDef.parse({"input_size": 1, "stages": [[["conv_k1", 64]]]})
+    assert PeakMemory().cost(arch, HeadDef("classifier", 1000), 3) == 64 + 1000  # the pooled map and the logits
+
+
+def test_what_was_built_for_a_supernet_is_no_part_of_an_objective() -> None:
+    used = PeakMemory()
+    supernet = nas.build_supernet(parsed(SMALL), 10)
+    used.expected(supernet, False)
+    assert used == PeakMemory()
+    assert repr(used) == repr(PeakMemory())
+    assert "Dictionary" not in repr(used)
+
+
 def test_a_cost_is_written_with_its_unit() -> None:
     for name, value, text in (("latency", 5.0, "5.00 ms"), ("macs", 5e6, "5,000,000 macs"), ("memory", 2048.0, "2,048 bytes")):
         table = "digits_onnxruntime_fp32" if name == "latency" else ""

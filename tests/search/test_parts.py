@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -138,3 +139,17 @@ def test_the_most_probable_are_compared_and_the_best_of_them_is_taken(tiny):
     assert seen == [candidate.arch for candidate in drawn[:3]]
     assert found.arch == drawn[1].arch
     assert found.score == 0.9
+
+
+def test_the_means_of_an_epoch_are_over_all_parts_and_processes(tiny, tmp_path):
+    searcher = build_searcher(tiny())
+    searcher.runtime = replace(searcher.runtime, world=3, options=replace(searcher.runtime.options, accumulate=2))
+    loop = loop_of(searcher, tmp_path / "run")
+    loop.totals[1] = {"images": 8.0, "steps": 2.0, "loss": 16.0, "right": 4.0, "cost": 24.0}
+    assert searcher._means(loop, 1) == {"loss": 2.0, "right": 0.5, "cost": 24 / (2 * 2 * 3)}
+
+
+def test_the_macs_of_a_supernet_are_counted_without_a_word(tiny, capsys):
+    strategy = build_searcher(tiny()).strategy
+    assert strategy.whole_macs > 0
+    assert capsys.readouterr() == ("", "")

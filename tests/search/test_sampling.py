@@ -299,3 +299,18 @@ def test_the_widest_network_of_another_objective_is_that_of_most_macs(name, tmp_
     more = ["SEARCH.ONE_SHOT.SANDWICH", True] if name == "one_shot" else []
     strategy = build_searcher(short(tmp_path, name, "SEARCH.OBJECTIVE", "memory", "SEARCH.TARGET", 1000.0, *more)).strategy
     assert strategy.ends[0] == strategy.supernet.space.encode(strategy.supernet.space.largest(10))
+
+
+def test_slimming_keeps_the_blocks_where_every_step_would_miss(tmp_path, monkeypatch):
+    strategy = build_searcher(short(tmp_path, "slimming")).strategy
+    space = strategy.supernet.space
+    widest = space.encode(space.largest(10))
+    led = strategy._led(widest)
+    assert strategy.goal.met(space.cost(space.decode(led), 10).macs)
+    assert {name: option for name, option in led.items() if name.endswith(".block")} == {
+        name: option for name, option in widest.items() if name.endswith(".block")
+    }
+    assert led != widest
+    monkeypatch.setattr("mobile_cv_nas.search.strategies.slimming.led", lambda *_: None)
+    with pytest.raises(DeriveError, match=r"slimming met no network within 5% of SEARCH\.TARGET; widen it"):
+        strategy._led(widest)

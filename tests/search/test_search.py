@@ -387,3 +387,13 @@ def test_skipping_everything_stops_in_the_end(tiny, key, value, phase):
     """Alphas that never moved would leave a network by chance."""
     with pytest.raises(NotFinite, match=rf"epoch 2: all {phase} were dropped, since none was finite; start again with a lower SEARCH\."):
         search_and_train(tiny(key, value, "SEARCH.ON_NAN", "skip", "SEARCH.EPOCHS", 4, "SEARCH.WARMUP_FRACTION", 0.25))
+
+
+@pytest.mark.parametrize("child", [True, False])
+def test_the_network_is_drawn_with_what_it_reached(child, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("mobile_cv_nas.search.folder.draw_arch", lambda arch, path, about="", **_: drawn.append((path, about)))
+    found = search_of(short(tmp_path, "single", "SEARCH.TOLERANCE", 0.2)).run(tmp_path / "run", train_child=child)
+    assert drawn[-1][0] == tmp_path / "run/arch.png"
+    score = f", test top-1 {found.to_dict()['top1']:.4f}" if child else ""
+    assert drawn[-1][1].endswith(f" parameters{score}")

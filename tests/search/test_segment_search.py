@@ -203,3 +203,13 @@ def test_a_config_that_does_not_fit(config, tmp_path, key, value, message):
     with pytest.raises(InputError, match=message):
         search_and_train(config(key, value))
     assert not (tmp_path / "run").exists()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [[32, 48, 16], [48, 64, 16], [48, 48, 16]])
+def test_logits_have_the_size_of_the_largest_image(sizes):
+    supernet = nas.build_supernet(make_space(input_size={"any": sorted(set(sizes[:2]))}), head=HEAD).eval()
+    largest = max(sizes[:2])
+    for arch in [supernet.space.sample(seed) for seed in range(4)]:
+        supernet.select(arch)
+        assert supernet(torch.randn(1, 3, largest, largest)).shape[-2:] == (largest, largest)
