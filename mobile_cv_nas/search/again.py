@@ -150,7 +150,7 @@ def derive_networks(
     data = data_for(recipe, recipe.data.root if train is None else train, val, test, None if train is None else saved.task.classes)
     options = saved.options if limits is None else replace(saved.options, limits=limits)
     options = replace(options, table=table or options.table)
-    search = again(saved, target, data, recipe, options, loss=loss, source=str(run))
+    search = again(saved, target, data, recipe, options, False, loss, str(run))
     return derive_more(search, saved, count, epochs)
 
 
@@ -160,7 +160,7 @@ def again(
     data: Data,
     recipe: Recipe,
     options: SearchOptions,
-    inherit: bool = False,
+    inherit: bool,
     loss: Callable[[Any, Any], Tensor] | None = None,
     source: str = "",
 ) -> SearchRun:

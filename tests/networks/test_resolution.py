@@ -220,3 +220,10 @@ def test_place_is_the_same_sum_where_it_is_compiled(monkeypatch: pytest.MonkeyPa
         found.append((out.detach(), total.grad, part.grad))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("shape", [(24, 16), (16, 24), (16, 16), (32, 32)])
+def test_images_of_another_shape_than_the_largest_are_refused(shape: tuple[int, int]) -> None:
+    supernet = nas.build_supernet(parsed(TINY), 10)
+    with pytest.raises(ValueError, match=f"takes images of 24x24, its largest input size, not {shape[0]}x{shape[1]}"):
+        supernet(torch.randn(1, 3, *shape))

@@ -20,7 +20,8 @@ from mobile_cv_nas.nn import registered
 from mobile_cv_nas.nn.blocks import ConvBlock, Dims, InvertedResidual, IRPool, Skip
 from mobile_cv_nas.nn.choice import Gates
 from mobile_cv_nas.nn.layers import ACTIVATIONS, SE_GATES
-from mobile_cv_nas.nn.register import arguments_type, make_block
+from mobile_cv_nas.nn.options import OPTIONS
+from mobile_cv_nas.nn.register import arguments_type, make_block, value_error
 from mobile_cv_nas.nn.whole import WholeCandidate
 
 
@@ -378,3 +379,25 @@ def test_a_block_without_a_cost_leaves_its_places_empty() -> None:
     assert mine[:2] == ["s1b0", "mine"]
     assert len(mine) == len(after) - 3  # no hidden width, MACs or parameters
     assert total[0] == "total"
+
+
+# The values at both ends of what an option takes, and those just beyond.
+ENDS: dict[str, tuple[list, list]] = {
+    "expansion": ([0.001, 1, 100], [0, -1, 100.1, 101, True, "6", None]),
+    **{key: ([1, 65536], [0, -1, 65537, 1.0, True, "8", None]) for key in ("hidden", "divisor", "groups", "squeeze")},
+    **{key: ([True, False], [0, 1, "true", None]) for key in ("bias", "zero_gamma")},
+    "padding": ([0, 1, 16, "same"], [-1, 17, 1.0, True, "valid", None]),
+    "squeeze_from": (["hidden", "input"], ["output", 1, None]),
+    "se": (["hsigmoid", "sigmoid"], ["relu", 1, True, None]),
+    **{key: (["relu", "hswish"], ["softmax", 1, True, None]) for key in ("activation", "se_activation")},
+    "norm_eps": ([1e-12, 1e-3, 1], [0, -1e-3, 1.1, True, "1e-3", None]),
+}
+
+
+def test_options_take_values_up_to_their_ends() -> None:
+    assert set(ENDS) == set(OPTIONS)
+    for key, (good, bad) in ENDS.items():
+        assert [value_error(key, value) for value in good] == [""] * len(good), key
+        assert [value_error(key, value) for value in bad] == [OPTIONS[key][0]] * len(bad), key
+    assert not any(value_error("own", value) for value in (True, 3, 0.5, "word"))
+    assert value_error("own", [1]) == value_error("own", None) == "a number, a word, true or false"

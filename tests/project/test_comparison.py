@@ -126,7 +126,8 @@ def test_without_test_images_some_are_kept_for_the_comparison_of_archs(tmp_path)
 def test_epochs_of_a_budget(tmp_path):
     searcher = build_searcher(short(tmp_path, "one_shot"))
     per_epoch = len(searcher.loaders[0]) * 64
-    for epochs in (1, 3, 17):
+    for epochs in (1, 2, 3, 17):
+        assert epochs_for(per_epoch * (epochs - 0.4), searcher.options, searcher.data, 0) == epochs
         assert epochs_for(per_epoch * (epochs + 0.4), searcher.options, searcher.data, 0) == epochs
     assert epochs_for(per_epoch * 3.5, searcher.options, searcher.data, 0) == 3  # the fewer of two that are as near
 

@@ -180,7 +180,7 @@ def test_a_stopped_training_goes_on_to_the_same_end(run: Path, tmp_path: Path) -
     for name, stops in (("whole", [10**6]), ("parts", [5, 10**6])):
         folder = tmp_path / name
         for part, count in enumerate(stops):
-            search = again(saved, "16k", data, saved.recipe, saved.options)
+            search = again(saved, "16k", data, saved.recipe, saved.options, False)
             with RunFolder(folder):
                 prepare_derived(folder, part > 0, False, 5, False)
                 found = derive_more(search, saved, 1, 0)
@@ -199,7 +199,7 @@ def test_other_images_than_those_of_the_search_are_refused(run: Path) -> None:
     data = build_data(saved.recipe.data, "classes")
     other = replace(data, train=data.val, val=data.train)  # the supernet has learnt from what would rank
     with pytest.raises(InputError, match=r"was searched on other images.*SPLIT_SEED"):
-        again(saved, "16k", other, saved.recipe, saved.options)
+        again(saved, "16k", other, saved.recipe, saved.options, False)
 
 
 def test_an_argmax_has_the_probability_of_its_arch_and_is_called_so(tmp_path: Path) -> None:

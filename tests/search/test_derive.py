@@ -8,13 +8,15 @@ import random
 import pytest
 import torch
 from searches import build_searcher, tiny_cfg
+from spaces import TINY, parsed
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.search.derive import derive_arch, draw_candidates, measure_arch
 from mobile_cv_nas.search.evolve import Evolution
-from mobile_cv_nas.search.goal import DeriveError, Goal
+from mobile_cv_nas.search.goal import DeriveError, Goal, Limit
 from mobile_cv_nas.search.judge import Choosing, Judge, new_memory
+from mobile_cv_nas.search.objective import objective_of
 
 TEN = HeadDef("classifier", 10)
 
@@ -187,3 +189,16 @@ def test_a_judge_remembers_and_pauses():
     assert (first.memory["judged_images"], first.memory["judged_macs"]) == (160, 1120)
     again = Judge(None, None, lambda arch: 7, (10, 100), json.loads(json.dumps(first.memory)), lambda: None)
     assert again.scores(archs[::-1]) == costs[::-1]
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_where_none_is_found_the_nearest_is_named(limited):
+    limits = (Limit("params", 10.0, objective_of("params")),) if limited else ()
+    space = parsed(TINY)
+    probabilities = {choice.name: torch.ones(len(choice.options)) / len(choice.options) for choice in space.choices}
+    least = space.smallest(10).cost(10).macs
+    goal = Goal("macs", least * (1.0 if limited else 0.5), 0.1, HeadDef("classifier", 10), limits=limits)
+    words = "macs that keeps SEARCH.LIMITS was found" if limited else "macs was found"
+    with pytest.raises(DeriveError, match=words) as caught:
+        draw_candidates(space, probabilities, goal, 300, 0)
+    assert "the nearest has" in str(caught.value)

@@ -153,3 +153,22 @@ def test_the_macs_of_a_supernet_are_counted_without_a_word(tiny, capsys):
     strategy = build_searcher(tiny()).strategy
     assert strategy.whole_macs > 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_alphas_that_differ_between_processes_end_the_search(tiny, tmp_path, monkeypatch):
+    searcher = build_searcher(tiny())
+    loop, sent, summed = loop_of(searcher, tmp_path / "run"), [], []
+    monkeypatch.setattr("mobile_cv_nas.search.searcher.dist.broadcast", lambda first, src: sent.append(src))
+    monkeypatch.setattr("mobile_cv_nas.search.searcher.dist.all_reduce", summed.append)
+    searcher._check_ranks_agree(loop)
+    assert (sent, summed) == ([], [])  # it is alone
+    searcher.runtime = replace(searcher.runtime, world=2)
+    searcher._check_ranks_agree(loop)
+    assert (sent, [float(one) for one in summed]) == ([0], [0.0])
+    monkeypatch.setattr("mobile_cv_nas.search.searcher.dist.all_reduce", lambda differs: differs.add_(1))  # another process says so
+    with pytest.raises(RuntimeError, match="epoch 1: the alphas differ between the processes"):
+        searcher._check_ranks_agree(loop)
+    monkeypatch.setattr("mobile_cv_nas.search.searcher.dist.broadcast", lambda first, src: first.add_(1e-3))
+    monkeypatch.setattr("mobile_cv_nas.search.searcher.dist.all_reduce", lambda differs: None)
+    with pytest.raises(RuntimeError, match="the alphas differ"):
+        searcher._check_ranks_agree(loop)

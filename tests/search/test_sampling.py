@@ -5,6 +5,8 @@ import itertools
 import math
 import random
 import statistics
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from searches import build_searcher, short
@@ -16,7 +18,7 @@ from mobile_cv_nas.search import evolve
 from mobile_cv_nas.search.evolve import Evolution
 from mobile_cv_nas.search.goal import DeriveError, Goal
 from mobile_cv_nas.search.judge import Judge, new_memory
-from mobile_cv_nas.search.sampling import random_archs, scaled_arch
+from mobile_cv_nas.search.sampling import is_sane, random_archs, sane_picks, scaled_arch
 from mobile_cv_nas.search.strategies.predictor import fit, predict
 
 TEN = HeadDef("classifier", 10)
@@ -44,6 +46,23 @@ def test_sane_archs_do_not_narrow():
         own = [layer.channels[0] for layer in arch.layers if layer.names[0] != "skip"]
         assert all(a <= b for a, b in itertools.pairwise(own)), own
     assert len({tuple(layer.names[0] for layer in arch.layers) for arch in archs}) > 6
+
+
+def test_sane_widths_are_all_that_do_not_fall():
+    """Neighbours of the same options, others that overlap with these, and at last some that end below them."""
+    rows = [["ir_k3", [8, 16, 8], 1, 2], ["ir_k3", [16, 24, 8]], ["ir_k3", [8, 16, 8]]]
+    space = nas.SearchSpace.parse({"input_size": 8, "stages": [[row] for row in rows]})
+    choices = [choice for choice in space.choices if choice.name.endswith(".channels")]
+    found = set()
+    for seed in range(300):
+        picks = sane_picks(space, random.Random(seed))
+        assert is_sane(space, picks)
+        found.add(tuple(choice.options[picks[choice.name]] for choice in choices))
+    every = itertools.product(*(choice.options for choice in choices))
+    assert found == {one for one in every if one[0] <= one[1] <= one[2] and one[3] == 16}  # where all fall, the widest
+    for widths in itertools.product(*(choice.options for choice in choices)):
+        picks = {choice.name: choice.options.index(width) for choice, width in zip(choices, widths)}
+        assert is_sane(space, picks) == (widths in found)
 
 
 def test_too_few_archs_are_refused():
@@ -201,6 +220,7 @@ def test_the_predictor_spends_its_epochs_on_samples_and_finalists(sign, tmp_path
         ("random", ["SEARCH.RANDOM.ARCHS", 6]),
         ("random", ["SEARCH.RANDOM.ARCHS", 1]),
         ("predictor", ["SEARCH.PREDICTOR.SAMPLES", 6]),
+        ("predictor", ["SEARCH.PREDICTOR.SAMPLES", 4, "SEARCH.EPOCHS", 10]),
         ("single", []),
     ],
 )
@@ -314,3 +334,14 @@ def test_slimming_keeps_the_blocks_where_every_step_would_miss(tmp_path, monkeyp
     monkeypatch.setattr("mobile_cv_nas.search.strategies.slimming.led", lambda *_: None)
     with pytest.raises(DeriveError, match=r"slimming met no network within 5% of SEARCH\.TARGET; widen it"):
         strategy._led(widest)
+
+
+def test_how_many_archs_slimming_asks_for(tmp_path):
+    """Each of the steps looks at every width; from an end to the other of 2, 5, 17 and 20 options are 1, 4, 8 and 10 of them."""
+    strategy = build_searcher(short(tmp_path, "slimming")).strategy
+    space = strategy.supernet.space
+    widest, narrowest = (strategy.goal.cost(space, space.decode(end)) for end in strategy.ends)
+    strategy.slimmed = [SimpleNamespace(options=range(count)) for count in (2, 5, 17, 20)]
+    for target, steps in ((narrowest, 23), ((widest + narrowest) / 2, 12), (widest, 0), (2 * widest, 0)):
+        strategy.goal = replace(strategy.goal, target=float(target))
+        assert strategy.asks() == (steps * 4, 0)
