@@ -89,7 +89,7 @@ def test_a_detector_takes_lists_of_images_alone_or_with_targets() -> None:
     for batch in ((images, [{}, {}]), torch.stack(images), (torch.stack(images), [{}, {}])):
         nas.recalibrate_batchnorm(detector, [batch])
         assert same(state(detector), once)
-    for wrong in ([], [torch.rand(64, 64)], {"images": images}):
+    for wrong in ([], [torch.rand(64, 64)], [images[0], torch.rand(64, 64)], {"images": images}):
         with pytest.raises(InputError, match="must be a list of images"):
             nas.recalibrate_batchnorm(detector, [wrong])
     assert same(state(detector), once)

@@ -202,3 +202,10 @@ def test_where_none_is_found_the_nearest_is_named(limited):
     with pytest.raises(DeriveError, match=words) as caught:
         draw_candidates(space, probabilities, goal, 300, 0)
     assert "the nearest has" in str(caught.value)
+
+
+def test_by_default_no_finalist_is_trained():
+    plain = Choosing(200, 3)
+    assert plain == Choosing(200, 3, finalists=1, epochs=0, seed=0)
+    assert plain.training == 0
+    assert Choosing(200, 8, finalists=4, epochs=3).training == 3 * (4 + 2)

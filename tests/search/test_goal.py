@@ -1,6 +1,7 @@
 """What a target may be written as, and what of a result is counted for it."""
 
 import pytest
+import torch
 from spaces import TINY, parsed, random_alphas
 
 import mobile_cv_nas as nas
@@ -9,8 +10,8 @@ from mobile_cv_nas.errors import InputError
 from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.search.facts import cost_facts
 from mobile_cv_nas.search.folder import draw_found
-from mobile_cv_nas.search.goal import Goal, check_target, counted_head, parse_target
-from mobile_cv_nas.search.objective import _UNITS
+from mobile_cv_nas.search.goal import Goal, Limit, check_target, counted_head, parse_target
+from mobile_cv_nas.search.objective import _UNITS, objective_of
 from mobile_cv_nas.search.options import SearchOptions
 from mobile_cv_nas.search.result import SearchResult
 from mobile_cv_nas.tasks.build import make_task
@@ -112,3 +113,16 @@ def test_what_a_result_is_before_anything_is_found(tmp_path):
     assert not result.finished
     assert result.seconds == (0.0, 0.0)
     assert (result.arch, result.cost, result.training, result.targets) == (None, None, None, ())
+
+
+def test_the_term_of_a_limit_is_of_the_gates_of_the_step():
+    supernet = nas.build_supernet(parsed(TINY), 10)
+    torch.manual_seed(1)
+    supernet.sample(0.5)
+    with torch.no_grad():
+        noisy, plain = supernet.cost(), supernet.expected_cost()
+    assert abs(float(noisy.params / plain.params) - 1) > 0.02
+    limit = Limit("params", 0.5 * float(plain.params), objective_of("params"))
+    goal = Goal("macs", 0.5 * float(plain.macs), 0.05, HeadDef("classifier", 10), limits=(limit,))
+    expected = abs(noisy.macs / goal.target - 1) + (noisy.params / limit.most - 1)
+    torch.testing.assert_close(goal.term(supernet).detach(), expected)

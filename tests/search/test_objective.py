@@ -14,6 +14,7 @@ from spaces import DEEP, members, parsed, random_alphas, samples
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.errors import InputError
+from mobile_cv_nas.networks.cells import HeadCells
 from mobile_cv_nas.networks.extreme import extreme
 from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.search.goal import Goal, check_target
@@ -269,3 +270,12 @@ def test_latency_at_soft_gates_pulls_away_from_dear_blocks() -> None:
 def test_the_docs_say_up_to_which_space_the_peak_is_exact() -> None:
     text = (ROOT / "docs" / "latency.md").read_text(encoding="utf-8")
     assert f"spaces of up to {ENUMERATED:,} combinations" in text
+
+
+def test_cells_of_a_head_say_which_map_they_are_of() -> None:
+    widths, sides = np.array([8.0, 16.0]), (64, 16, 4)
+    assert HeadCells(HeadDef("classifier", 5), 0, widths, (32, 4)).where([1]) == "head classifier, map 0 of 16 channels, 4x4"
+    lraspp = HeadDef("lraspp", 5)
+    assert HeadCells(lraspp, 0, widths, sides).where([0]) == "head lraspp, map 0 of 8 channels, 16x16"
+    assert HeadCells(lraspp, 1, widths, sides).where([0]) == "head lraspp, map 1 of 8 channels, 4x4"
+    assert HeadCells(HeadDef("ssdlite", 5), 3, widths, sides).where([0]).endswith("4x4")  # a coarser one, made of the last

@@ -276,7 +276,7 @@ def test_slimming_takes_the_best_step_until_the_target_is_met(tmp_path):
     widest = space.largest(10)
     assert strategy.goal.met(space.cost(found.arch, 10).macs)
     assert [layer.names for layer in found.arch.layers] == [layer.names for layer in widest.layers]
-    assert found.how == "slimmed"
+    assert (found.how, found.compared) == ("slimmed", len(asked))
     first = [arch for arch in asked if sum(a.hidden + a.channels != b.hidden + b.channels for a, b in zip(arch.layers, widest.layers)) == 1]
     assert first  # one width smaller than the widest
     for one, two in zip(widest.layers, found.arch.layers):
@@ -305,12 +305,16 @@ def test_slimming_keeps_the_limits(target, most, tmp_path):
     cfg = short(tmp_path, "slimming", "SEARCH.TARGET", target, "SEARCH.LIMITS", [f"params: {most}"])
     strategy = build_searcher(cfg).strategy
 
+    asked = []
+
     def measure(arch):
+        asked.append(arch)
         return sum(layer.channels[0] for layer in arch.layers) - arch.layers[1].hidden[0] / 100, 0.0
 
     found = strategy.propose(Judge(measure, None, lambda arch: 1, (1, 1), new_memory(), lambda: None))
     assert abs(found.arch.cost(10).macs / target - 1) <= 0.05
     assert found.arch.cost(10).params <= most
+    assert found.compared == len(asked)
     assert found.score == measure(found.arch)[0]
 
 

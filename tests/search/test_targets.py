@@ -372,3 +372,18 @@ def test_a_dominated_network_is_drawn_in_grey(tmp_path: Path) -> None:
             pixels = np.asarray(image.convert("RGB"))
         shares.append((pixels == (0x2F, 0x6D, 0xB5)).all(-1).mean())
     assert shares[1] < shares[0]
+
+
+def test_the_line_of_progress_is_of_the_target_whose_alphas_learn(tmp_path: Path) -> None:
+    searcher = build_searcher(tiny_cfg(tmp_path, "SEARCH.TARGETS", ["12k", "17k"]))
+    loop = loop_of(searcher, tmp_path / "run")
+    for one in searcher.turns[0].alphas.parameters():  # decided, the others not
+        one.data[0] += 100
+    found = {}
+    for number, phase in enumerate(searcher.phases):
+        loop.phase, searcher._shown = number, ""
+        found[phase.name] = searcher.status(loop)
+        searcher.turns[0].take()
+    assert "H 1.00" in found["alphas for 17k"]
+    assert "H 0.00" in found["alphas for 12k"]
+    assert "of 17k" in found["alphas for 17k"]
