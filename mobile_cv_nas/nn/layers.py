@@ -169,11 +169,10 @@ class ConvNormAct(nn.Module):
         norm: Any = self.norm
         if x.shape[1] != norm.num_features:
             raise RuntimeError("a selected arch cannot be run with SyncBatchNorm: build the child, or convert the supernet back")
-        kept = None if gates.update or not self.training else (norm.running_mean.clone(), norm.running_var.clone())
+        kept = [] if gates.update or not self.training else [(buffer, buffer.clone()) for buffer in norm.buffers()]
         y = norm(x)
-        if kept is not None:
-            norm.running_mean.copy_(kept[0])
-            norm.running_var.copy_(kept[1])
+        for buffer, before in kept:
+            buffer.copy_(before)
         return y if scale is None else y * scale.view(1, -1, 1, 1)
 
 

@@ -39,6 +39,8 @@ def test_a_supernet_prints_its_options_and_the_expected_child() -> None:
     cost = supernet.expected_cost()
     assert numbers(lines[-2]) == [round(cost.macs.item()), round(cost.params.item())]
     assert numbers(lines[-1]) == [sum(p.numel() for p in supernet.weight_parameters())]
+    for line, block in zip(lines[3:], supernet.mixed(), strict=False):
+        assert numbers(line)[-1] == sum(p.numel() for p in block.parameters())
     assert re.search(r"s1b0 +ir_k3\|ir_k5_se_hs\|skip +8\|12 +8\|16 +8\|16", repr(supernet))
 
 

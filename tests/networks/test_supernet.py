@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from spaces import DEEP, POOLED, SAME, SPACES, TINY, decide, members, parsed, random_alphas, randomise, relative, samples
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.arch.layer import map_sizes
 from mobile_cv_nas.networks.additive import Expectation
 from mobile_cv_nas.networks.mixed import MixedBlock
 from mobile_cv_nas.nn.choice import ChoiceTable, Gates
@@ -170,6 +171,19 @@ def test_effective_width_of_the_paper() -> None:
     (image_channels, image_side), (channels, side) = supernet.shapes()
     assert (image_channels, image_side, side) == (3, 8, 4)
     assert channels == pytest.approx(15.2)
+
+
+def test_effective_shapes_of_a_chosen_arch_are_its_own() -> None:
+    space = parsed(TINY)
+    supernet = nas.build_supernet(space, 10)
+    for arch in samples(space, 10):
+        supernet.select(arch)
+        own = [layer.channels[0] for layer in arch.layers]
+        found = supernet.shapes()
+        assert found[0] == (3, arch.input_size)
+        assert [channels for channels, _ in found[1:]] == own
+        assert [side for _, side in found[:-1]] == pytest.approx(map_sizes(arch.layers, arch.input_size)[:-1])
+        assert found[-1][1] in (1, *map_sizes(arch.layers, arch.input_size))
 
 
 def test_full_shares_as_many_weights_as_the_largest_block() -> None:
@@ -361,6 +375,24 @@ def test_synchronised_norms_are_the_same_in_one_process(sharing: str) -> None:
     synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(supernet)
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in synchronised.modules())
     assert relative(synchronised(x).detach(), expected) < 1e-5
+
+
+@pytest.mark.parametrize("sharing", ["none", "full"])
+def test_a_second_pass_leaves_synchronised_statistics_alone(sharing: str) -> None:
+    torch.manual_seed(0)
+    plain = nas.build_supernet(parsed(TINY, input_size=24), num_classes=10, sharing=sharing)
+    plain.sample(1.0)
+    synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain))
+    x = torch.randn(4, 3, 24, 24)
+    start = {name: value.clone() for name, value in plain.named_buffers()}
+    synchronised._run(x, synchronised.gates().frozen())
+    for name, value in synchronised.named_buffers():
+        assert torch.equal(value, start[name]), name
+    plain._run(x, plain.gates())
+    synchronised._run(x, synchronised.gates())
+    for name, value in synchronised.named_buffers():
+        torch.testing.assert_close(value, plain.get_buffer(name), rtol=1e-4, atol=1e-5, msg=name)
+    assert any("running_mean" in name and not torch.equal(value, start[name]) for name, value in synchronised.named_buffers())
 
 
 def test_statistics_are_renewed_from_the_beginning_each_time() -> None:

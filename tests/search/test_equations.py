@@ -573,3 +573,20 @@ def test_the_sandwich_and_its_distillation(tmp_path, distill):
     assert float(found.total.detach()) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
     assert float(found.sums["passed"]) == 4 * len(labels)
     assert float(found.sums["macs"]) == len(labels) * sum(arch.cost(10).macs for arch in archs)
+
+
+def test_proxyless_counts_the_candidates_that_run_and_goes_backward_through_its_two(tmp_path):
+    strategy = strategy_of(tmp_path, "proxyless")
+    strategy.begin("alphas", 0)
+    shares = set()
+    for step in range(6):
+        strategy.prepare("alphas", 0, step)
+        off, units = len(strategy.supernet.off), sum(len(block.units) for block in strategy.supernet.mixed())
+        batch = batch_of(strategy, "alphas")
+        sums = strategy.loss("alphas", batch, (0, step, 0)).sums
+        assert float(sums["macs"]) == pytest.approx(len(batch[0]) * strategy.whole_macs * (units - off) / units)
+        assert len(strategy.supernet.off) == off
+        gates = strategy.supernet.table.gates().detach()
+        assert set(gates.flatten().tolist()) == {0.0, 1.0}
+        shares.add(off / units)
+    assert len(shares) > 1

@@ -279,3 +279,26 @@ def test_cells_of_a_head_say_which_map_they_are_of() -> None:
     assert HeadCells(lraspp, 0, widths, sides).where([0]) == "head lraspp, map 0 of 8 channels, 16x16"
     assert HeadCells(lraspp, 1, widths, sides).where([0]) == "head lraspp, map 1 of 8 channels, 4x4"
     assert HeadCells(HeadDef("ssdlite", 5), 3, widths, sides).where([0]).endswith("4x4")  # a coarser one, made of the last
+
+
+def test_a_space_as_large_as_is_enumerated_is_enumerated(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet, objective = nas.build_supernet(parsed(SMALL), 10), PeakMemory()
+    for most, exact in ((575, False), (576, True)):
+        monkeypatch.setattr("mobile_cv_nas.search.memory.ENUMERATED", most)
+        assert objective.exact(supernet) == exact
+
+
+def test_the_first_of_a_heads_cells_without_a_number_is_named() -> None:
+    class Broken(Energy):
+        def head(self, cells: HeadCells) -> np.ndarray:
+            return np.where(cells.width == 16, math.nan, 1.0)
+
+    space = parsed(SMALL)
+    register_objective("broken", Broken(), "bb")
+    try:
+        with pytest.raises(
+            ValueError, match=r"head classifier, map 0 of 16 channels, \dx\d: the cost is nan; give a number for every cell"
+        ):
+            objective_of("broken").expected(nas.build_supernet(space, 10), True)
+    finally:
+        forget_objective("broken")

@@ -50,7 +50,7 @@ def test_sane_archs_do_not_narrow():
 
 def test_sane_widths_are_all_that_do_not_fall():
     """Neighbours of the same options, others that overlap with these, and at last some that end below them."""
-    rows = [["ir_k3", [8, 16, 8], 1, 2], ["ir_k3", [16, 24, 8]], ["ir_k3", [8, 16, 8]]]
+    rows = [["ir_k3", [8, 16, 8], 1, 2], ["ir_k3", [16, 24, 8]], ["ir_k3", [4, 12, 4]]]
     space = nas.SearchSpace.parse({"input_size": 8, "stages": [[row] for row in rows]})
     choices = [choice for choice in space.choices if choice.name.endswith(".channels")]
     found = set()
@@ -59,7 +59,7 @@ def test_sane_widths_are_all_that_do_not_fall():
         assert is_sane(space, picks)
         found.add(tuple(choice.options[picks[choice.name]] for choice in choices))
     every = itertools.product(*(choice.options for choice in choices))
-    assert found == {one for one in every if one[0] <= one[1] <= one[2] and one[3] == 16}  # where all fall, the widest
+    assert found == {one for one in every if one[0] <= one[1] <= one[2] and one[3] == 12}  # where all fall, the widest
     for widths in itertools.product(*(choice.options for choice in choices)):
         picks = {choice.name: choice.options.index(width) for choice, width in zip(choices, widths)}
         assert is_sane(space, picks) == (widths in found)
@@ -218,6 +218,7 @@ def test_the_predictor_spends_its_epochs_on_samples_and_finalists(sign, tmp_path
         ("dmasking", ["SEARCH.EVOLUTION.FROM_ALPHAS", True]),
         ("one_shot", ["SEARCH.FINALISTS", 3]),
         ("random", ["SEARCH.RANDOM.ARCHS", 6]),
+        ("random", ["SEARCH.RANDOM.ARCHS", 4, "SEARCH.EPOCHS", 16]),
         ("random", ["SEARCH.RANDOM.ARCHS", 1]),
         ("predictor", ["SEARCH.PREDICTOR.SAMPLES", 6]),
         ("predictor", ["SEARCH.PREDICTOR.SAMPLES", 4, "SEARCH.EPOCHS", 10]),
@@ -349,3 +350,19 @@ def test_how_many_archs_slimming_asks_for(tmp_path):
     for target, steps in ((narrowest, 23), ((widest + narrowest) / 2, 12), (widest, 0), (2 * widest, 0)):
         strategy.goal = replace(strategy.goal, target=float(target))
         assert strategy.asks() == (steps * 4, 0)
+
+
+def test_how_many_archs_evolution_looks_at():
+    """Two, at least, make a generation."""
+    assert [Evolution(size, 3, 0.1).archs for size in (1, 2, 3, 50)] == [8, 8, 12, 200]
+    assert Evolution(50, 0, 0.1).archs == 50
+
+
+def test_the_best_quarter_of_what_was_seen_is_bred_and_two_at_least(monkeypatch):
+    space, parents = parsed(DEEP), []
+    goal = goal_at(space, 0.3)
+    monkeypatch.setattr(Evolution, "_born", lambda self, space, goal, best, *_: parents.append(list(best)) or [])
+    for size, count in ((2, 2), (8, 2), (11, 2), (12, 3), (16, 4)):
+        first = random_archs(space, goal, size, random.Random(1))
+        Evolution(size, 1, 0.1).run(space, goal, lambda archs: [(float(-i), 0.0) for i in range(len(archs))], random.Random(0), first)
+        assert parents.pop() == first[:count]

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -112,5 +113,9 @@ def test_a_single_arch_can_be_named(tmp_path):
         search_and_train(short(tmp_path, "single", "SEARCH.ARCH", tmp_path / "one.yaml"))
     cfg = short(tmp_path, "single", "SEARCH.ARCH", tmp_path / "one.yaml")
     cfg.SEARCH.TARGET, cfg.OUTPUT_DIR = float(space.cost(arch, 10).macs), str(tmp_path / "other")
+    strategy = build_searcher(short(tmp_path, "single")).strategy
+    strategy.setting, strategy.goal = replace(strategy.setting, given=arch), replace(strategy.goal, target=cfg.SEARCH.TARGET)
+    found = strategy.propose(None)
+    assert (found.arch, found.how, found.within, found.compared) == (arch, "given", 1, 0)
     assert search_and_train(cfg)["derived"] == "given"
     assert nas.ArchDef.load(tmp_path / "other" / "arch.yaml") == arch
