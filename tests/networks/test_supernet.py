@@ -390,8 +390,8 @@ def test_a_second_pass_leaves_synchronised_statistics_alone(sharing: str) -> Non
         assert torch.equal(value, start[name]), name
     plain._run(x, plain.gates())
     synchronised._run(x, synchronised.gates())
-    for name, value in synchronised.named_buffers():
-        torch.testing.assert_close(value, plain.get_buffer(name), rtol=1e-4, atol=1e-5, msg=name)
+    for name in (name for name in start if "running" in name):
+        torch.testing.assert_close(synchronised.get_buffer(name), plain.get_buffer(name), rtol=1e-4, atol=1e-5, msg=name)
     assert any("running_mean" in name and not torch.equal(value, start[name]) for name, value in synchronised.named_buffers())
 
 
