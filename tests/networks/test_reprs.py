@@ -8,6 +8,9 @@ from html.parser import HTMLParser
 from spaces import TINY, parsed
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.arch.layer import map_sizes
+from mobile_cv_nas.arch.show import options_text
+from mobile_cv_nas.nn.heads import HeadDef
 
 
 def numbers(line: str) -> list[int]:
@@ -30,6 +33,8 @@ def test_a_network_prints_a_line_a_block_and_what_fvcore_counts() -> None:
     lines = repr(model).splitlines()
     assert lines[0] == "Network FBNetV2_F1, images 1x128x128"
     assert numbers(lines[-1]) == list(nas.count(model, 128, 1))
+    head = HeadDef("classifier", 7).cost(0, model.classifier.in_features, [128, map_sizes(model.arch.layers, 128)[-1]])
+    assert numbers(lines[-2]) == [7, *head]
     assert len(lines) == 1 + 2 + len(model.arch.layers) + 2
 
 
@@ -81,3 +86,11 @@ def test_a_dilated_network_says_so() -> None:
     model = nas.fbnet_builder("FBNetV2_F1", num_classes=7)
     model.set_output_stride(16)
     assert repr(model).splitlines()[0].endswith("dilated to output stride 16 (maps and MACs: as before)")
+
+
+def test_options_are_written_short() -> None:
+    for options, text in (
+        *(([0], ""), ([5], "5"), (["ir_k3"], "ir_k3"), ([8, 16], "8|16"), ([8, 16, 24], "8..24:8")),
+        *(([8, 16, 25], "8|16|25"), ([4, 5, 6, 7], "4..7:1"), (["a", "b", "c"], "a|b|c"), ([1.5, 2.5, 3.5], "1.5|2.5|3.5")),
+    ):
+        assert options_text(options) == text

@@ -86,6 +86,13 @@ def test_where_the_target_is_far_the_alphas_alone_learn_on(run: Path, caplog: py
     assert moved == alphas & moved != set()
 
 
+def test_epochs_that_the_alphas_learnt_on_are_counted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for far, epochs in ((1, 1), (3, 3), (9, 5)):
+        costs = iter([9e9] * far + [25e3])  # before, and after each epoch
+        monkeypatch.setattr("mobile_cv_nas.search.learn_on.expected_cost", lambda *_, costs=costs: next(costs))
+        assert nas.derive_networks(run, "25k macs", count=1, epochs=5).epochs == epochs
+
+
 def test_alphas_learn_on_until_the_target_is_near(run: Path) -> None:
     found = nas.derive_networks(run, "25k macs", count=1, epochs=60)
     assert 1 <= found.epochs < 60

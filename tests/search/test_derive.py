@@ -209,3 +209,19 @@ def test_by_default_no_finalist_is_trained():
     assert plain == Choosing(200, 3, finalists=1, epochs=0, seed=0)
     assert plain.training == 0
     assert Choosing(200, 8, finalists=4, epochs=3).training == 3 * (4 + 2)
+
+
+def test_of_finalists_that_end_alike_the_first_is_taken():
+    archs = [parsed(TINY).sample(seed) for seed in range(6)]
+    asked = []
+
+    def train(arch, epochs, name, earlier):
+        asked.append(arch)
+        return 0.5, 0.0
+
+    judge = Judge(None, train, lambda arch: 1, (1, 1), new_memory(), lambda: None)
+    scores = [(0.2, 0.0), (0.9, 0.0), (0.4, 0.0), (0.9, 0.0), (0.8, 0.0), (0.1, 0.0)]
+    arch, score = Choosing(10, 6, finalists=4, epochs=1).best(judge, archs, scores)
+    assert asked == [archs[1], archs[3], archs[4], archs[2], archs[1], archs[3]]  # of equals the first, in each round
+    assert (arch, score) == (archs[1], (0.5, 0.0))
+    assert Choosing(10, 6).best(judge, archs, scores) == (archs[1], (0.9, 0.0))

@@ -16,6 +16,7 @@ from spaces import TINY as MIXED
 from spaces import members, parsed, random_alphas, randomise, relative, samples
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.config.keys import SUPERNETS
 from mobile_cv_nas.engine.runtime import Runtime
 from mobile_cv_nas.engine.step import Loss
 from mobile_cv_nas.engine.stop import StopRequest
@@ -583,10 +584,36 @@ def test_proxyless_counts_the_candidates_that_run_and_goes_backward_through_its_
         strategy.prepare("alphas", 0, step)
         off, units = len(strategy.supernet.off), sum(len(block.units) for block in strategy.supernet.mixed())
         batch = batch_of(strategy, "alphas")
-        sums = strategy.loss("alphas", batch, (0, step, 0)).sums
+        found = strategy.loss("alphas", batch, (0, step, 0))
+        sums, macs = (
+            found.sums,
+            strategy.supernet.effective.cost(strategy.cost_gates().detach()).macs,
+        )  # the expectation, not that of the two paths
+        term = strategy.options.cost_weight * abs(float(macs) / strategy.goal.target - 1)
+        assert float(found.terms["cost term"].detach()) == pytest.approx(term)
         assert float(sums["macs"]) == pytest.approx(len(batch[0]) * strategy.whole_macs * (units - off) / units)
         assert len(strategy.supernet.off) == off
         gates = strategy.supernet.table.gates().detach()
         assert set(gates.flatten().tolist()) == {0.0, 1.0}
         shares.add(off / units)
     assert len(shares) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        *((name, []) for name in SUPERNETS),
+        ("one_shot", ["SEARCH.ONE_SHOT.SANDWICH", True]),
+        ("darts", ["SEARCH.DARTS.SECOND_ORDER", True]),
+        ("proxyless", ["SEARCH.PROXYLESS.GRADIENT", "reinforce"]),
+    ],
+)
+def test_a_strategy_says_before_how_often_it_passes_an_image(name, more, tmp_path):
+    strategy = strategy_of(tmp_path, name, *more)
+    planned = type(strategy).passes(strategy.options)
+    for phase in planned:
+        strategy.begin(phase, 0)
+        strategy.prepare(phase, 0, 0)
+        batch = batch_of(strategy, phase)
+        assert float(strategy.loss(phase, batch, (0, 0, 0)).sums["passed"]) == planned[phase] * len(batch[0])
+    assert ("alphas" in planned) == ("alphas" in strategy.steppers)

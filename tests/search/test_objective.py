@@ -156,6 +156,19 @@ def test_one_cell_without_a_number_is_named(wrong: float) -> None:
         Summed(Broken(), "uJ").expected(nas.build_supernet(space, head=HEAD), noise=False)
 
 
+@pytest.mark.parametrize("wrong", [(8, 16, 24), (16, 32, 8)])
+def test_a_block_of_which_one_cell_has_no_number_is_named_with_its_widths(wrong: tuple[int, int, int]) -> None:
+    class Broken(Energy):
+        def block(self, cells):
+            return np.where((cells.c_in == wrong[0]) & (cells.hidden == wrong[1]) & (cells.c_out == wrong[2]), math.nan, 1.0)
+
+    rows = [[["conv_k3", [8, 24, 8], 2]], [["ir_k5", [8, 24, 8], 1, 1, {"hidden": [16, 32, 16]}]]]
+    space = nas.SearchSpace.parse({"input_size": 16, "stages": rows})
+    words = f"s1b0: ir_k5, {wrong[0]} to {wrong[2]} channels, hidden {wrong[1]}, on a map of 8x8: the cost is nan"
+    with pytest.raises(ValueError, match=words):
+        Summed(Broken(), "uJ").expected(nas.build_supernet(space, head=HEAD), noise=False)
+
+
 class OfTheImage(Energy):
     """A head's cost that grows with the image, as that of resizing its logits."""
 
