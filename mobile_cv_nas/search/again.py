@@ -30,7 +30,6 @@ from ..errors import InputError
 from ..files import atomic_write, dump_yaml
 from ..networks.supernet import Supernet
 from ..nn.shapes import Cost
-from ..report.network import draw_arch
 from ..report.run import CHILD
 from ..training.options import Recipe
 from ..training.trainer import data_for
@@ -254,7 +253,6 @@ def train_derived(
         if config:
             atomic_write(folder / "config.yaml", config)
         best.arch.save(folder / "arch.yaml")
-        draw_arch(best.arch, folder / "arch.png")
         recipe = search.recipe
         parts = {"kind": "derivation", "space": json.dumps(search.space.to_dict()), "SEED": recipe.seed}
         options = fingerprint(parts, data=recipe.data, search=search.options, head=recipe.head, runtime=recipe.runtime)
