@@ -118,3 +118,12 @@ def test_a_first_skip_computes_where_it_changes_the_image(channels, stride, widt
     model = nas.build_model(arch, 10, channels)
     assert nas.count(model, 8, channels) == arch.cost(10, channels)
     assert any(True for _ in model.blocks[0].parameters()) == (stride != 1 or width != channels)
+
+
+def test_images_have_three_channels_unless_it_is_said():
+    model = nas.fbnet_builder("Digits", in_channels=3)
+    assert nas.count(model, 16) == nas.count(model, 16, 3)
+    with pytest.raises(RuntimeError, match="channels"):
+        nas.count(model, 16, 4)
+    detector = nas.build_detector("ssdlite", "FBNetV2_F1", 3)
+    assert nas.count(detector, 64) == count_detector(detector, 64) == count_detector(detector, 64, None, 3)

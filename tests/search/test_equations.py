@@ -329,6 +329,13 @@ def test_the_reward_is_the_mean_over_processes(tmp_path):
     assert strategy.reward(found, 0.1) == pytest.approx((0.75 + 0.25) / 2 - 0.1)
 
 
+def test_the_reward_of_a_task_without_hits_is_minus_its_loss(tmp_path, monkeypatch):
+    strategy = strategy_of(tmp_path, "reinforce")
+    monkeypatch.setattr(strategy, "task", SimpleNamespace(hits=False))
+    found = Loss(torch.zeros(()), 4, {}, {"right": torch.tensor(3.0), "loss": torch.tensor(6.0)})
+    assert strategy.reward(found, 0.1) == pytest.approx(-1.5 - 0.1)
+
+
 # -- ProxylessNAS ----------------------------------------------------------------------------------------------------
 
 

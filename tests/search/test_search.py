@@ -289,6 +289,18 @@ def test_a_search_from_python_trains_the_child_where_that_is_wanted(tiny, tmp_pa
     assert (found.training is None, (tmp_path / "run/child").exists()) == (child is False, child is not False)
     assert json.loads((tmp_path / "run/result.json").read_text())["macs"] == found.cost.macs
     assert found.facts["macs"] == found.cost.macs
+    with pytest.raises(FileError, match="holds a finished run"):  # neither resumed nor overwritten unless it is said
+        nas.search(tmp_path / "tiny.yaml", *data, 17e3, "single", tmp_path / "run", recipe, child=child, tolerance=0.2)
+
+
+def test_a_run_by_itself_trains_the_child_and_begins_anew_in_an_empty_folder_alone(tmp_path):
+    run = search_of(short(tmp_path, "dmasking", "SEARCH.TOLERANCE", 0.2))
+    assert not run.run(tmp_path / "stopped", stop=StopAfter(3)).finished
+    with pytest.raises(FileError, match="--resume"):
+        run.run(tmp_path / "stopped")
+    assert run.run(tmp_path / "run").training is not None
+    with pytest.raises(FileError, match="holds a finished run"):
+        run.run(tmp_path / "run")
 
 
 def test_what_is_derived_is_saved_at_once(tmp_path):
