@@ -34,6 +34,7 @@ from mobile_cv_nas.search.folder import prepare_derived
 from mobile_cv_nas.search.learn_on import expected_cost
 from mobile_cv_nas.search.objective import parse_limits
 from mobile_cv_nas.search.saved import load_search
+from mobile_cv_nas.search.strategies.dmasking import DMasking
 from mobile_cv_nas.search.strategies.reinforce import draw_path
 from mobile_cv_nas.training.options import Recipe
 
@@ -265,6 +266,24 @@ def test_alphas_learn_on_from_draws_and_images_of_their_own(more: dict, tmp_path
     if more["strategy"] == "reinforce":
         assert len(drawn) == 160 // 16 + 40 // 16 + found.epochs * (40 // 16)
         assert found.epochs == 2
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_alphas_learn_on_in_epochs_that_follow_those_of_the_search(parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_options(tmp_path)
+    data, recipe = (four_classes(320), four_classes(61)), Recipe(runtime=RuntimeOptions(device="cpu", accumulate=parts))
+    nas.search(tmp_path / "tiny.yaml", *data, target=17e3, output=tmp_path / "run", recipe=recipe, **{**FEW, "epochs": 3})
+    begun, prepared, passed = [], [], []
+    for name, seen in (("begin", begun), ("prepare", prepared), ("loss", passed)):
+        plain = getattr(DMasking, name)
+        monkeypatch.setattr(DMasking, name, lambda self, *args, plain=plain, seen=seen: seen.append(args) or plain(self, *args))
+    monkeypatch.setattr("mobile_cv_nas.search.learn_on.expected_cost", lambda *_: 9e9)
+    assert nas.derive_networks(tmp_path / "run", 17e3, *data, count=1, epochs=2, recipe=recipe).epochs == 2
+    assert begun == [("alphas", 3), ("alphas", 4)]
+    assert prepared == [("alphas", epoch, step) for epoch in (3, 4) for step in range(64 // 16)]
+    places = [(epoch, step, part) for epoch in (3, 4) for step in range(64 // 16) for part in range(parts)]
+    assert [(args[0], args[2]) for args in passed] == [("alphas", place) for place in places]
+    assert {len(args[1][0]) for args in passed} == {16 // parts}
 
 
 @pytest.mark.parametrize(("strategy", "tested"), [("one_shot", True), ("dmasking", False)])

@@ -622,5 +622,23 @@ def test_a_strategy_says_before_how_often_it_passes_an_image(name, more, tmp_pat
         strategy.begin(phase, 0)
         strategy.prepare(phase, 0, 0)
         batch = batch_of(strategy, phase)
-        assert float(strategy.loss(phase, batch, (0, 0, 0)).sums["passed"]) == planned[phase] * len(batch[0])
+        sums = strategy.loss(phase, batch, (0, 0, 0)).sums
+        assert float(sums["passed"]) == planned[phase] * len(batch[0])
+        if name in ("dmasking", "dnas", "darts"):  # which run the whole supernet
+            assert float(sums["macs"]) == planned[phase] * strategy.whole_macs * len(batch[0])
     assert ("alphas" in planned) == ("alphas" in strategy.steppers)
+
+
+def test_the_gates_of_proxyless_are_one_at_the_active_option_and_its_chances_for_the_cost(tmp_path):
+    strategy = strategy_of(tmp_path, "proxyless")
+    table = strategy.supernet.table
+    random_alphas(strategy.supernet)
+    for step in range(5):
+        strategy.prepare("alphas", 0, step)
+        binary, cost = strategy.binary_gates().detach(), strategy.cost_gates().detach()
+        for name, (active, other) in strategy.pairs.items():
+            assert active != other
+            assert binary[table.row[name]].tolist() == [float(i == active) for i in range(table.columns)]
+        assert binary[-1].tolist() == [float(i == 0) for i in range(table.columns)]  # the row of what is no choice
+        torch.testing.assert_close(cost, table.gates(noise=False).detach())
+        assert cost[-1].tolist() == binary[-1].tolist()

@@ -1,6 +1,7 @@
 """The images that decide on a child are never those that it is tested on."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -142,3 +143,29 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path):
     (tmp_path / "images").rename(tmp_path / "moved")
     cfg.DATA.ROOT, cfg.DATA.MAX_SKIPPED_SHARE = str(tmp_path / "moved"), 0.5
     assert search_and_train(cfg, resume=True)["finished"]
+
+
+def test_what_a_finalist_is_trained_with(tmp_path, monkeypatch):
+    """The recipe of a child for as many epochs, without a warm-up, validated at its end, on images that the judges are not of."""
+    run = search_of(tiny_cfg(tmp_path, "TRAIN.WARMUP_EPOCHS", 1.0, "TRAIN.EPOCHS", 9))
+    made, reached = [], {"top1": 0.25, "loss": 1.0}
+
+    class Fake:
+        def __init__(self, model, arch, data, recipe, runtime, weights):
+            made.append((data, recipe, weights))
+            self.validation = reached
+
+        def run(self, folder, goes_on, stop):
+            return SimpleNamespace(finished=True)
+
+    monkeypatch.setattr("mobile_cv_nas.search.measure.Trainer", Fake)
+    measure = run.measure(build_searcher(tiny_cfg(tmp_path)).supernet)
+    score = measure._train(run.space.smallest(10), 3, tmp_path / "deep" / "finalist", None, StopRequest())
+    assert score == run.child_task.rank(reached)
+    ((data, recipe, weights),) = made
+    train = recipe.train
+    assert (train.epochs, train.eval_every, train.warmup_epochs, weights) == (3, 3, 0.0, None)
+    assert replace(train, epochs=9, eval_every=run.recipe.train.eval_every, warmup_epochs=1.0) == run.recipe.train
+    assert not set(data.val.indices) & set(data.train.indices)
+    assert data.test is None
+    measure._train(run.space.smallest(10), 3, tmp_path / "deep" / "finalist", None, StopRequest())  # the folder may be there

@@ -19,7 +19,8 @@ from mobile_cv_nas.search.evolve import Evolution
 from mobile_cv_nas.search.goal import DeriveError, Goal
 from mobile_cv_nas.search.judge import Judge, new_memory
 from mobile_cv_nas.search.sampling import is_sane, random_archs, sane_picks, scaled_arch
-from mobile_cv_nas.search.strategies.predictor import fit, predict
+from mobile_cv_nas.search.strategies import slimming
+from mobile_cv_nas.search.strategies.predictor import features, fit, predict
 
 TEN = HeadDef("classifier", 10)
 
@@ -366,3 +367,43 @@ def test_the_best_quarter_of_what_was_seen_is_bred_and_two_at_least(monkeypatch)
         first = random_archs(space, goal, size, random.Random(1))
         Evolution(size, 1, 0.1).run(space, goal, lambda archs: [(float(-i), 0.0) for i in range(len(archs))], random.Random(0), first)
         assert parents.pop() == first[:count]
+
+
+def test_an_arch_is_numbers_to_the_predictor():
+    rows = [[["conv_k3", [8, 16, 8], 2]], [[["ir_k3", "skip"], [8, 32, 8], 1, 1, {"hidden": [16, 64, 16]}]]]
+    space = nas.SearchSpace.parse({"input_size": {"any": [16, 32]}, "stages": rows})
+    picks = {"input_size": 0, "s0b0.channels": 0, "s1b0.block": 0, "s1b0.channels": 2, "s1b0.hidden": 1}
+    assert features(space, space.decode(picks)) == [16 / 32, 8 / 16, 0.0, 24 / 32, 32 / 64, 1.0, 0.0]
+    skipped = space.decode({**picks, "input_size": 1, "s1b0.block": 1})
+    assert features(space, skipped)[:3] == [1.0, 8 / 16, 0.0]
+    assert features(space, skipped)[-2:] == [0.0, 1.0]
+
+
+def test_the_process_of_the_predictor():
+    """Matern's kernel of nu 5/2 and noise, with bounds of their scales, of accuracies that are normalised; the same each time."""
+    space = parsed(DEEP)
+    archs = [space.sample(seed) for seed in range(6)]
+    process = fit(space, archs, [0.1, 0.5, 0.3, 0.2, 0.4, 0.6])
+    scale, matern, noise = process.kernel.k1.k1, process.kernel.k1.k2, process.kernel.k2
+    assert (scale.constant_value, scale.constant_value_bounds) == (1.0, (1e-3, 1e3))
+    assert (matern.nu, matern.length_scale, matern.length_scale_bounds) == (2.5, 3.0, (0.1, 1e3))
+    assert (noise.noise_level, noise.noise_level_bounds) == (0.1, (1e-6, 1e2))
+    assert (process.normalize_y, process.n_restarts_optimizer, process.random_state) == (True, 2, 0)
+
+
+def test_a_step_of_slimming():
+    """An eighth of the way down, one option at least; only what is cheaper, and not below the target."""
+    for count, step in ((2, 1), (9, 1), (16, 1), (17, 2), (24, 2), (25, 3), (129, 16)):
+        assert slimming._step(SimpleNamespace(options=range(count))) == step
+
+
+def test_slimming_goes_down_to_the_narrowest_width_and_no_further(tmp_path, monkeypatch):
+    monkeypatch.setattr(slimming, "_step", lambda choice: 5)
+    strategy = build_searcher(short(tmp_path, "slimming")).strategy
+    space, widest = strategy.supernet.space, dict(strategy.ends[0])
+    narrow = {choice.name: {**widest, choice.name: 0} for choice in strategy.slimmed}
+    now = space.cost(space.decode(widest), 10).macs
+    costs = {name: space.cost(space.decode(picks), 10).macs for name, picks in narrow.items()}
+    for target in sorted({*costs.values(), *(cost + 1 for cost in costs.values())}):
+        strategy.goal = replace(strategy.goal, target=float(target), tolerance=0.0)
+        assert strategy._smaller(widest) == [narrow[name] for name, cost in costs.items() if target <= cost < now]
