@@ -109,6 +109,15 @@ def test_marginals_of_a_block_that_is_not_there_have_finite_gradients():
     assert torch.isfinite(gradient).all()
 
 
+def test_what_a_block_that_is_not_there_would_be_is_of_its_own_options_alone():
+    table = ChoiceTable([Choice("block", ("a", "b", "skip")), Choice("channels", tuple(range(1, 7)))])  # three columns are padding
+    table.marginal("block", ["relu", "hswish", SKIP], ("relu", "hswish"))
+    table.compile_tables()
+    gates = torch.zeros(3, 6, dtype=torch.float64)
+    gates[0, 2] = gates[1, 0] = gates[2, 0] = 1
+    assert table._conditioned(gates).tolist() == [[0.5, 0.5, 0, 0, 0, 0]]
+
+
 @pytest.mark.parametrize("then", ["sample", "select", "reset"])
 def test_gates_of_the_callers_end_with_the_next_ones(then):
     table, mine = marginals(False, True), torch.full((2, 4), 0.25, dtype=torch.float64)

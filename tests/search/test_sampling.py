@@ -407,3 +407,17 @@ def test_slimming_goes_down_to_the_narrowest_width_and_no_further(tmp_path, monk
     for target in sorted({*costs.values(), *(cost + 1 for cost in costs.values())}):
         strategy.goal = replace(strategy.goal, target=float(target), tolerance=0.0)
         assert strategy._smaller(widest) == [narrow[name] for name, cost in costs.items() if target <= cost < now]
+
+
+def test_of_random_archs_that_are_alike_the_first_stay(tmp_path):
+    strategy = build_searcher(short(tmp_path, "random", "SEARCH.RANDOM.ARCHS", 8, "SEARCH.TOLERANCE", 0.3)).strategy
+    trained = []
+
+    def train(arch, epochs, name, earlier):
+        trained.append(arch)
+        return 0.5, 0.0
+
+    found = strategy.propose(Judge(None, train, lambda arch: 1, (1, 1), new_memory(), lambda: None))
+    first = trained[:8]
+    assert trained == [*first, *first[:4], *first[:2]]
+    assert (found.arch, found.score) == (first[0], 0.5)
