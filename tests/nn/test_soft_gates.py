@@ -115,6 +115,7 @@ def test_what_a_block_that_is_not_there_would_be_is_of_its_own_options_alone():
     table.compile_tables()
     gates = torch.zeros(3, 6, dtype=torch.float64)
     gates[0, 2] = gates[1, 0] = gates[2, 0] = 1
+    table.assign(lambda: gates)
     assert table._conditioned(gates).tolist() == [[0.5, 0.5, 0, 0, 0, 0]]
 
 
