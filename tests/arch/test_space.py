@@ -103,3 +103,9 @@ def test_costs_are_of_a_thousand_classes_and_three_channels():
     space = parsed(DEEP)
     arch = space.sample(0)
     assert arch.cost() == space.cost(arch) == arch.cost(1000, 3) != arch.cost(1001)
+
+
+@pytest.mark.parametrize(("name", "said"), [("mine", "mine: stage 0"), ("", "arch: stage 0")])
+def test_an_arch_from_python_that_is_wrong_is_named(name, said):
+    with pytest.raises(nas.ArchError, match=f"^{said}, block 0"):
+        nas.ArchDef(16, ((nas.BlockDef("conv_k3", 8, stride=9),),), name)

@@ -79,10 +79,14 @@ def test_two_processes(name, tmp_path):
     assert abs(result["macs"] / 17000 - 1) <= 0.05
 
 
-def test_what_runs_one_path_a_step_refuses_what_would_not_work(tmp_path):
-    cfg = short(tmp_path, "one_shot", "RUNTIME.COMPILE", True)
-    with pytest.raises(InputError, match=r"RUNTIME\.COMPILE: one_shot"):
+@pytest.mark.parametrize("name", ["one_shot", "reinforce", "slimming"])
+def test_what_runs_one_path_a_step_refuses_what_would_not_work(name, tmp_path):
+    cfg = short(tmp_path, name, "RUNTIME.COMPILE", True)
+    with pytest.raises(InputError, match=rf"RUNTIME\.COMPILE: {name}"):
         build_searcher(cfg)
+
+
+def test_what_runs_the_whole_supernet_can_be_compiled(tmp_path):
     assert build_searcher(short(tmp_path, "dmasking", "RUNTIME.COMPILE", True)).runtime.options.compile
 
 
