@@ -198,7 +198,7 @@ class Expectations:
     def __init__(self) -> None:
         self._known: weakref.WeakKeyDictionary[Supernet, Expectation] = weakref.WeakKeyDictionary()
 
-    def __call__(self, function: LayerSum, supernet: Supernet, noise: bool = True) -> Tensor:
+    def __call__(self, function: LayerSum, supernet: Supernet, noise: bool) -> Tensor:
         """As `Expectation.forward`."""
         if supernet not in self._known:
             self._known[supernet] = Expectation(function, supernet)

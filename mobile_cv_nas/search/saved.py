@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,7 +123,7 @@ def load_search(run: str | os.PathLike) -> SavedSearch:
         raise InputError(f"{folder}: holds no {SEARCH}; give the result folder of a finished search")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
+    except Exception as error:  # a damaged file raises whatever its bytes happen to mean
         raise FileError(f"{path}: cannot be read: {' '.join(str(error).split())[:120]}; restore it, or search again") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise FileError(f"{path}: not of this version of the library; search again")

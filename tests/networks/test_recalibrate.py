@@ -37,6 +37,9 @@ def test_images_are_taken_of_images_and_labels(pair: Any) -> None:
     nas.recalibrate_batchnorm(first, batches)
     nas.recalibrate_batchnorm(second, (pair([images, torch.zeros(4)]) for images in batches))
     assert same(state(first), state(second))
+    third = network()
+    nas.recalibrate_batchnorm(third, (pair([images]) for images in batches))
+    assert same(state(first), state(third))
     assert not same(state(first), state(network()))
 
 

@@ -4,19 +4,23 @@ import itertools
 import json
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
+from latency import random_table
 from searches import build_searcher, tiny_cfg
 from spaces import TINY, parsed
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.nn.heads import HeadDef
+from mobile_cv_nas.search import derive, facts
 from mobile_cv_nas.search.derive import derive_arch, draw_candidates, measure_arch
 from mobile_cv_nas.search.evolve import Evolution
 from mobile_cv_nas.search.goal import DeriveError, Goal, Limit
-from mobile_cv_nas.search.judge import Choosing, Judge, new_memory
-from mobile_cv_nas.search.objective import objective_of
+from mobile_cv_nas.search.judge import Choosing, Judge, best_of, new_memory
+from mobile_cv_nas.search.objective import Summed, objective_of
+from mobile_cv_nas.search.run import _spent
 
 TEN = HeadDef("classifier", 10)
 
@@ -225,3 +229,40 @@ def test_of_finalists_that_end_alike_the_first_is_taken():
     assert asked == [archs[1], archs[3], archs[4], archs[2], archs[1], archs[3]]  # of equals the first, in each round
     assert (arch, score) == (archs[1], (0.5, 0.0))
     assert Choosing(10, 6).best(judge, archs, scores) == (archs[1], (0.9, 0.0))
+
+
+def test_where_none_is_near_the_alphas_are_halved_and_halved_again(monkeypatch):
+    space, tried = parsed(TINY), []
+    flatten = derive._flatten
+    monkeypatch.setattr(derive, "_flatten", lambda p, sharpness: tried.append(sharpness) or flatten(p, sharpness))
+    first = {choice.name: torch.eye(len(choice.options))[0] for choice in space.choices}  # decided for the smallest
+    goal = Goal("macs", space.largest(10).cost(10).macs * 0.9, 0.05, TEN)
+    found = draw_candidates(space, first, goal, 200, 0)
+    assert all(goal.met(one.cost) for one in found)
+    assert list(dict.fromkeys(tried)) == [1.0, 0.5, 0.25, 0.125, 0.0]
+    assert derive._flatten(torch.tensor([0.8, 0.2]), 0.5) == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_the_best_of_equals_is_the_first():
+    archs = [parsed(TINY).sample(seed) for seed in range(4)]
+    assert best_of(archs, [(0.5, 0.0)] * 4) == 0
+    assert best_of(archs, [(0.5, 0.0), (0.7, 0.0), (0.7, 0.1), (0.7, 0.1)]) == 2
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_milliseconds_are_measured_where_the_runtime_is_here(here, monkeypatch):
+    space = parsed(TINY)
+    table, supernet, arch = random_table(), nas.build_supernet(space, 10), space.sample(0)
+    goal = Goal("latency", 1.0, 0.1, TEN, 3, Summed(table, "ms"))
+    monkeypatch.setattr(facts, "cannot_measure", lambda table: "" if here else "it is elsewhere")
+    monkeypatch.setattr(facts, "measure_here", lambda network, of, side, channels: (network, of is table, side, channels))
+    found = facts.cost_facts(goal, supernet, arch, lambda: "its network")
+    assert found["latency_measured"] == (("its network", True, arch.input_size, 3) if here else None)
+    assert found.get("latency_not_measured") == (None if here else "it is elsewhere")
+    assert found["latency"] == table.latency(arch, 10)
+
+
+def test_what_a_search_has_spent_counts_its_trainings():
+    judged = {"trained_images": 7, "trained_macs": 70, "judged_images": 5, "judged_macs": 50}
+    searcher, loop = SimpleNamespace(spent={"images": 10.2, "macs": 100.4}), SimpleNamespace(results={"judged": judged})
+    assert _spent(searcher, loop) == {"search_images": 17, "search_macs": 170, "judged_images": 5, "judged_macs": 50}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from spaces import TINY, parsed, random_alphas
+from spaces import TINY, parsed, random_alphas, samples
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.config import load_config
@@ -31,6 +31,7 @@ from mobile_cv_nas.tasks.options import HeadOptions
         (1.5e6, (1.5e6, "macs")),
         ("2.5 G", (2.5e9, "macs")),
         *(("1.5 s", (1500, "latency")), ("8 ms", (8, "latency")), ("250 us", (0.25, "latency"))),
+        *(("5 latency", (5, "latency")), ("7 memory", (7, "memory"))),  # by the objective's own name
         *(("7 bytes", (7, "memory")), ("256 kB", (256_000, "memory")), ("2 MB", (2e6, "memory"))),
         *(("256 KiB", (262_144, "memory")), ("2 MiB", (2_097_152, "memory"))),
     ],
@@ -153,3 +154,13 @@ def test_what_was_built_is_no_part_of_a_sum():
     used.expected(supernet, False)
     assert used == Summed(ones, "uJ", 2)
     assert "Expectations" not in repr(used)
+
+
+def test_how_far_an_arch_is_off_is_of_the_target_and_of_what_is_above_limits():
+    space, head = parsed(TINY), HeadDef("classifier", 10)
+    for arch in samples(space, 10):
+        cost = arch.cost(10)
+        limits = tuple(Limit(name, value, objective_of(name)) for name, value in (("params", 0.8 * cost.params), ("macs", 2.0 * cost.macs)))
+        goal = Goal("macs", 1.25 * cost.macs, 0.05, head, limits=limits)
+        assert goal.off(arch) == pytest.approx(0.2 + 0.25)  # a limit that is kept counts for nothing
+        assert not goal.allows(arch)

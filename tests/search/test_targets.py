@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from mobile_cv_nas.config import ConfigError, load_config
 from mobile_cv_nas.data.build import build_data
 from mobile_cv_nas.data.options import DataOptions
 from mobile_cv_nas.engine.stop import StopRequest
-from mobile_cv_nas.errors import InputError
+from mobile_cv_nas.errors import FileError, InputError
 from mobile_cv_nas.files import read_yaml
 from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.report.front import dominated, draw_front
@@ -387,3 +388,15 @@ def test_the_line_of_progress_is_of_the_target_whose_alphas_learn(tmp_path: Path
     assert "H 1.00" in found["alphas for 17k"]
     assert "H 0.00" in found["alphas for 12k"]
     assert "of 17k" in found["alphas for 17k"]
+
+
+def test_a_search_within_the_folder_of_another_is_its_own(tmp_path: Path) -> None:
+    inner = tmp_path / "whole" / "inner"
+    inner.mkdir(parents=True)
+    for folder in (inner, inner.parent):
+        (folder / "search.pt").write_bytes(b"broken")
+    with pytest.raises(FileError, match=re.escape(str(inner / "search.pt"))):
+        load_search(inner)
+    torch.save({"format": 3}, inner / "search.pt")
+    with pytest.raises(FileError, match="not of this version"):  # which is 2
+        load_search(inner)
