@@ -117,6 +117,8 @@ def test_what_a_block_that_is_not_there_would_be_is_of_its_own_options_alone():
     gates[0, 2] = gates[1, 0] = gates[2, 0] = 1
     table.assign(lambda: gates)
     assert table._conditioned(gates).tolist() == [[0.5, 0.5, 0, 0, 0, 0]]
+    gates[0, :3] = torch.tensor([0.1, 0.3, 0.6])  # and where it may be there, of its share
+    torch.testing.assert_close(table._conditioned(gates)[0, :3].tolist(), [0.25, 0.75, 0.0])
 
 
 @pytest.mark.parametrize("then", ["sample", "select", "reset"])

@@ -315,3 +315,21 @@ def test_the_first_of_a_heads_cells_without_a_number_is_named() -> None:
             objective_of("broken").expected(nas.build_supernet(space, 10), True)
     finally:
         forget_objective("broken")
+
+
+def test_what_computes_nothing_alone_costs_nothing() -> None:
+    """Of these blocks the third hands on its input; the second has no expand convolution."""
+
+    class Ones:
+        constant = 10.0
+
+        def block(self, cells):
+            return 1.0
+
+        def head(self, cells):
+            return 1.0
+
+    rows = [[["conv_k3", 8]], [["ir_k3", 8, 1, 1, {"expansion": 1}]], [["skip", 8]], [["skip", 16]]]
+    arch, ones = nas.ArchDef.parse({"input_size": 8, "stages": rows}), Summed(Ones(), "uJ")
+    assert ones.cost(arch, HEAD, 3) == 10 + 3 + 1
+    assert ones.expected(nas.build_supernet(arch, 10), False).item() == 10 + 3 + 1

@@ -409,3 +409,9 @@ def test_the_network_is_drawn_with_what_it_reached(child, tmp_path, monkeypatch)
     assert drawn[-1][0] == tmp_path / "run/arch.png"
     score = f", test top-1 {found.to_dict()['top1']:.4f}" if child else ""
     assert drawn[-1][1].endswith(f" parameters{score}")
+
+
+def test_metrics_say_the_learning_rate_that_an_epoch_begins_with(tiny, tmp_path):
+    search_and_train(tiny("SEARCH.EPOCHS", 3, "SEARCH.WEIGHT_LR", 0.05))
+    rates = [record["weight_lr"] for record in read_metrics(tmp_path / "run")]
+    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * epoch / 3)) / 2 for epoch in range(3)])
