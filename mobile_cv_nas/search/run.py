@@ -198,8 +198,6 @@ class SearchRun:
             if runtime.main:  # an earlier run is removed only when this one can begin
                 goes_on = prepare(folder, resume, list(self.goals), overwrite)
             goes_on = runtime.gather(goes_on)[0]
-            if runtime.main and self.remark:
-                _LOG.warning("%s", self.remark)
             stop = stop or stack.enter_context(StopRequest(runtime.options.minutes))
             start = time.monotonic()
             loop = stack.enter_context(contextlib.closing(self._loop(searcher, folder, callback, goes_on)))
@@ -237,6 +235,8 @@ class SearchRun:
         return cost_facts(turn.goal, searcher.supernet, arch, partial(self.child, arch), turn.strategy.expected)
 
     def _loop(self, searcher: Searcher, folder: Path, callback: Callback | None, resume: bool) -> Loop:
+        if self.runtime.main and self.remark:
+            _LOG.warning("%s", self.remark)
         parts = {"kind": "search", "space": json.dumps(self.space.to_dict()), "processes": self.runtime.world, "SEED": self.recipe.seed}
         parts[OWN_LOSS] = self.task.losses.own is not None
         recipe = self.recipe
