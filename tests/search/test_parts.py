@@ -172,3 +172,14 @@ def test_alphas_that_differ_between_processes_end_the_search(tiny, tmp_path, mon
     monkeypatch.setattr("mobile_cv_nas.search.searcher.dist.all_reduce", lambda differs: None)
     with pytest.raises(RuntimeError, match="the alphas differ"):
         searcher._check_ranks_agree(loop)
+
+
+def test_the_cost_of_an_epoch_is_that_of_the_alphas_steps_where_they_have_any(tiny, tmp_path):
+    searcher = build_searcher(tiny())
+    loop, (turn,) = loop_of(searcher, tmp_path / "run"), searcher.turns
+    for alphas, cost in (({}, 5.0), ({"images": 8.0, "steps": 2.0, "loss": 4.0, "right": 2.0, "cost": 24.0}, 12.0)):
+        loop.totals[1] = alphas
+        record, line = searcher._of_target(loop, turn, {"loss": 1.0, "right": 0.5, "cost": 5.0})
+        assert record["cost_sampled"] == cost
+        assert record["alpha_loss"] == (0.5 if alphas else None)
+        assert f"macs: sampled {cost:g}" in line

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import StopAfter, lasting, read_metrics, run_tool
 from searches import build_searcher, loop_of, search_and_train, short, tiny_cfg, tiny_options
+from spaces import TINY, parsed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mobile_cv_nas as nas
@@ -25,10 +26,12 @@ from mobile_cv_nas.files import read_yaml
 from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.report.front import dominated, draw_front
 from mobile_cv_nas.report.svg import Mark
-from mobile_cv_nas.search.folder import _draw_front
+from mobile_cv_nas.search.folder import _draw_front, _front
 from mobile_cv_nas.search.goal import Goal, each_target
 from mobile_cv_nas.search.options import SearchOptions
 from mobile_cv_nas.search.saved import load_search
+from mobile_cv_nas.tasks.build import make_task
+from mobile_cv_nas.tasks.options import HeadOptions
 
 NAMES = ("12k", "16k", "22k")
 TARGETS = ("SEARCH.TARGETS", "[12k, 16k, 22e3]")
@@ -400,3 +403,15 @@ def test_a_search_within_the_folder_of_another_is_its_own(tmp_path: Path) -> Non
     torch.save({"format": 3}, inner / "search.pt")
     with pytest.raises(FileError, match="not of this version"):  # which is 2
         load_search(inner)
+
+
+@pytest.mark.parametrize("of", ["test", "validation", None])
+def test_the_front_is_of_test_images_where_there_are_any(of: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, arch = make_task("0123456789", HeadOptions(), (0.5,) * 3, (0.2,) * 3), parsed(TINY).sample(0)
+    goal = Goal("macs", 1e6, 0.1, HeadDef("classifier", 10))
+    values = {"test": {"top1": 0.75, "val_top1": 0.5}, "validation": {"val_top1": 0.5}, None: {}}[of]
+    found = SimpleNamespace(goal=goal, cost=arch.cost(10), arch=arch, folder=tmp_path / "1m", to_dict=lambda: values)
+    monkeypatch.setattr("mobile_cv_nas.search.folder.read_run", lambda folder: SimpleNamespace(error=0.01))
+    (row,) = _front([found], task)
+    assert (row["score"], row["score_of"]) == ({"test": 0.75, "validation": 0.5, None: None}[of], of)
+    assert (row["target"], row["macs"], row["folder"], row["error"]) == (1e6, arch.cost(10).macs, "1m", 0.01)
