@@ -25,7 +25,7 @@ from mobile_cv_nas.search.strategies import darts
 from mobile_cv_nas.search.strategies.base import Setting
 from mobile_cv_nas.search.strategies.one_shot import OneShot
 from mobile_cv_nas.search.strategies.proxyless import draw_pair
-from mobile_cv_nas.search.strategies.single_path import indicator
+from mobile_cv_nas.search.strategies.single_path import _ring, indicator
 
 
 def strategy_of(tmp_path, name, *opts):
@@ -642,3 +642,14 @@ def test_the_gates_of_proxyless_are_one_at_the_active_option_and_its_chances_for
         assert binary[-1].tolist() == [float(i == 0) for i in range(table.columns)]  # the row of what is no choice
         torch.testing.assert_close(cost, table.gates(noise=False).detach())
         assert cost[-1].tolist() == binary[-1].tolist()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 3), (0, 5), (0, 7), (3, 5), (3, 7), (5, 7)])
+def test_the_taps_that_a_larger_kernel_has_and_a_smaller_one_has_not(low, high):
+    """All of the smallest, its centre too."""
+    weight = torch.arange(2 * 49.0).view(2, 1, 7, 7)
+    taps = _ring(weight, low, high)
+    inner = {float(v) for v in weight[0, 0, 3 - low // 2 : 4 + low // 2, 3 - low // 2 : 4 + low // 2].flatten()} if low else set()
+    outer = {float(v) for v in weight[0, 0, 3 - high // 2 : 4 + high // 2, 3 - high // 2 : 4 + high // 2].flatten()}
+    assert set(taps[0].tolist()) == outer - inner
+    assert taps.shape == (2, high**2 - low**2)
