@@ -8,6 +8,7 @@ import json
 import random
 import shlex
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,10 @@ def test_a_stopped_training_goes_on_to_the_same_end(run: Path, tmp_path: Path) -
                 prepare_derived(folder, part > 0, False, 5, False)
                 found = derive_more(search, saved, 1, 0)
                 found.save(folder)
-                finished = train_derived(search, found, folder, stop=StopAfter(count)).finished
+                begin = time.monotonic()
+                trained = train_derived(search, found, folder, stop=StopAfter(count))
+                finished = trained.finished
+                assert not finished or 0 < trained.seconds[1] <= time.monotonic() - begin
             assert finished == (part + 1 == len(stops))
             if not finished:
                 with pytest.raises(FileError, match="unfinished training; add --resume"):
