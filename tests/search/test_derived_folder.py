@@ -16,8 +16,9 @@ from searches import TINY, search_and_train, tiny_cfg
 import mobile_cv_nas as nas
 from mobile_cv_nas.config import load_config
 from mobile_cv_nas.deploy.latency.sample import digest
-from mobile_cv_nas.errors import InputError
+from mobile_cv_nas.errors import FileError, InputError
 from mobile_cv_nas.files import parse_yaml, read_yaml
+from mobile_cv_nas.search.folder import prepare_derived
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +154,11 @@ def test_a_derived_network_is_exported_as_a_search_exports_it(run: Path, tmp_pat
     code, _, error = _derive(copy, tmp_path / "before", "--train")
     assert (code, "needs onnx of onnx" in error, (tmp_path / "before").exists()) == (2, True, False)
     assert _derive(copy, tmp_path / "before")[0] == 0  # which writes none
+
+
+@pytest.mark.parametrize("name", ["result.json", "search.pt", "checkpoints"])
+def test_a_folder_that_holds_a_part_of_another_run_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(FileError, match="holds another run, which this would replace"):
+        prepare_derived(tmp_path, False, True, 5, False)
+    assert (tmp_path / name).is_dir()
