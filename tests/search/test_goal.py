@@ -13,7 +13,7 @@ from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.search.facts import cost_facts
 from mobile_cv_nas.search.folder import draw_found
 from mobile_cv_nas.search.goal import Goal, Limit, check_target, counted_head, parse_target
-from mobile_cv_nas.search.objective import _UNITS, Summed, objective_of
+from mobile_cv_nas.search.objective import _UNITS, objective_of
 from mobile_cv_nas.search.options import SearchOptions
 from mobile_cv_nas.search.result import SearchResult
 from mobile_cv_nas.tasks.build import make_task
@@ -137,23 +137,6 @@ def test_a_goal_is_of_images_of_three_channels_and_equal_to_one_that_counts_alik
     assert goal.in_channels == Goal("macs", 1.0, 0.1, head).in_channels == 3
     assert goal == Goal("macs", goal.target, goal.tolerance, head)
     assert goal != replace(goal, in_channels=4)
-
-
-def test_what_was_built_is_no_part_of_a_sum():
-    class Ones:
-        constant = 1.0
-
-        def block(self, cells):
-            return 1.0
-
-        def head(self, cells):
-            return 1.0
-
-    ones = Ones()
-    used, supernet = Summed(ones, "uJ"), nas.build_supernet(parsed(TINY), 10)
-    used.expected(supernet, False)
-    assert used == Summed(ones, "uJ", 2)
-    assert "Expectations" not in repr(used)
 
 
 def test_how_far_an_arch_is_off_is_of_the_target_and_of_what_is_above_limits():

@@ -131,12 +131,14 @@ def test_peak_memory_of_the_head_by_hand() -> None:
 
 
 def test_what_was_built_for_a_supernet_is_no_part_of_an_objective() -> None:
-    used = PeakMemory()
-    supernet = nas.build_supernet(parsed(SMALL), 10)
-    used.expected(supernet, False)
-    assert used == PeakMemory()
-    assert repr(used) == repr(PeakMemory())
-    assert "Dictionary" not in repr(used)
+    supernet, energy = nas.build_supernet(parsed(SMALL), 10), Energy()
+    for make in (PeakMemory, lambda: Summed(energy, "uJ")):
+        used = make()
+        used.expected(supernet, False)
+        assert used == make()
+        assert repr(used) == repr(make())
+        assert "_built" not in repr(used)
+    assert Summed(energy, "uJ") == Summed(energy, "uJ", digits=2)
 
 
 def test_a_cost_is_written_with_its_unit() -> None:
