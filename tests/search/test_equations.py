@@ -329,6 +329,15 @@ def test_the_reward_is_the_mean_over_processes(tmp_path):
     assert strategy.reward(found, 0.1) == pytest.approx((0.75 + 0.25) / 2 - 0.1)
 
 
+def test_rewards_of_a_step_are_averaged_before_they_are_learnt(tmp_path):
+    strategy = strategy_of(tmp_path, "reinforce")
+    for rewards, baseline in (([0.2, 0.6], 0.4), ([0.5, 0.7, 0.9], 0.95 * 0.4 + 0.05 * 0.7)):
+        strategy.rewards = rewards
+        strategy._learn_baseline()
+        assert strategy.baseline == pytest.approx(baseline)
+        assert strategy.rewards == []
+
+
 def test_the_reward_of_a_task_without_hits_is_minus_its_loss(tmp_path, monkeypatch):
     strategy = strategy_of(tmp_path, "reinforce")
     monkeypatch.setattr(strategy, "task", SimpleNamespace(hits=False))
@@ -598,6 +607,8 @@ def test_proxyless_counts_the_candidates_that_run_and_goes_backward_through_its_
         )  # the expectation, not that of the two paths
         term = strategy.options.cost_weight * abs(float(macs) / strategy.goal.target - 1)
         assert float(found.terms["cost term"].detach()) == pytest.approx(term)
+        task = sum(float(value.detach()) for name, value in found.terms.items() if name != "cost term")
+        assert float(found.total.detach()) == pytest.approx(task + term, rel=1e-5)
         assert float(sums["macs"]) == pytest.approx(len(batch[0]) * strategy.whole_macs * (units - off) / units)
         assert len(strategy.supernet.off) == off
         gates = strategy.supernet.table.gates().detach()
@@ -641,6 +652,12 @@ def test_the_gates_of_proxyless_are_one_at_the_active_option_and_its_chances_for
             assert binary[table.row[name]].tolist() == [float(i == active) for i in range(table.columns)]
         assert binary[-1].tolist() == [float(i == 0) for i in range(table.columns)]  # the row of what is no choice
         torch.testing.assert_close(cost, table.gates(noise=False).detach())
+        for name, (active, other) in strategy.pairs.items():  # what an alpha gains its gate does, and the other one of the two loses
+            alpha, row = strategy.supernet.alphas()[name], table.row[name]
+            (gained,) = torch.autograd.grad(strategy.cost_gates()[row, active], alpha)
+            p, q = (float(cost[row, i]) for i in (active, other))
+            assert float(gained[active]) == pytest.approx(p * q / (p + q), rel=1e-4)
+            assert float(gained[other]) == pytest.approx(-p * q / (p + q), rel=1e-4)
         assert cost[-1].tolist() == binary[-1].tolist()
 
 
