@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import platform
 import statistics
 import sys
+import textwrap
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from mobile_cv_nas.engine.about import processor
 
 MIB = 2**20
 
@@ -138,8 +139,9 @@ def machine(device: torch.device) -> str:
     """Name of the card or of the processor, threads, and torch's version."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    info = Path("/proc/cpuinfo")
-    models = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    )
-    return f"{models[0] if models else platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def headline(*facts: str) -> str:
+    """What stands over a table, in lines of 80 columns: names of processors have any length."""
+    return textwrap.fill("; ".join(facts), 80)

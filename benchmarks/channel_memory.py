@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _measure import MIB, machine, medians, peak_bytes, release, saved_bytes, state_bytes, take_turns
+from _measure import MIB, headline, machine, medians, peak_bytes, release, saved_bytes, state_bytes, take_turns
 from tabulate import tabulate
 from torch import Tensor, nn
 
@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     rows = measure(args)
     where = "memory alone" if args.device == "meta" else machine(torch.device(args.device))
-    title = f"{where}; batch {args.batch} at {args.image_size}x{args.image_size}"
+    title = headline(where, f"batch {args.batch} at {args.image_size}x{args.image_size}")
     args.output.mkdir(parents=True, exist_ok=True)
     write_csv(rows, args.output / "channel_memory.csv")
     draw(rows, args.output / "channel_memory.png", title)

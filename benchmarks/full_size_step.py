@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from _measure import machine
+from _measure import headline, machine
 from tabulate import tabulate
 
 import mobile_cv_nas as nas
@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(step(args.space, args.variants[0], args.batch)))
         return 0
     space = nas.SearchSpace.load(args.space)
-    print(f"{machine(torch.device('cpu'))}; {space.name}, batch {args.batch}, input sizes {', '.join(map(str, space.input_sizes))}")
+    sizes = ", ".join(map(str, space.input_sizes))
+    print(headline(machine(torch.device("cpu")), f"{space.name}, batch {args.batch}, input sizes {sizes}"))
     rows = []
     for variant in args.variants:
         command = [sys.executable, __file__, "--in-process", "--space", args.space, "--batch", str(args.batch)]

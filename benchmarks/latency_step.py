@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _measure import machine
+from _measure import headline, machine
 from supernet_step import CLASSES, Step
 
 import mobile_cv_nas as nas
@@ -59,7 +59,8 @@ def main() -> None:
         table.expected(supernet).backward()
 
     one, both = (least(call, rounds, device) for call, rounds in ((expected, 10 * options.rounds), (step, options.rounds)))
-    print(f"{space.name}, {cells:,} cells read in {read:.2f} s; {options.sharing}, batch {options.batch}, {machine(device)}")
+    cells_read = f"{space.name}, {cells:,} cells read in {read:.2f} s"
+    print(headline(cells_read, f"{options.sharing}, batch {options.batch}", machine(device)))
     print(f"expected latency and its gradient {1e3 * one:.1f} ms, a step of the alphas {1e3 * both:.0f} ms: {one / both:.2%}")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _measure import MIB, machine, medians, peak_bytes, release, saved_bytes, take_turns
+from _measure import MIB, headline, machine, medians, peak_bytes, release, saved_bytes, take_turns
 from tabulate import tabulate
 from torch import Tensor
 
@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         writer = csv.DictWriter(file, list(asdict(rows[0])))
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    print(f"{machine(torch.device(args.device))}; {args.space}, batch {args.batch} at {args.image_size}x{args.image_size}")
+    print(headline(machine(torch.device(args.device)), f"{args.space}, batch {args.batch} at {args.image_size}x{args.image_size}"))
     print(table(rows))
     return 0
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import machine
+from _measure import headline, machine
 from tabulate import tabulate
 from torch import Tensor
 
@@ -181,7 +181,7 @@ def compare(rows: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
 def main() -> None:
     options = parse()
     start, data, name = time.monotonic(), hard_digits(options.images, options.test_images), machine(torch.device(options.device))
-    print(f"{name}; scores are -ln(1 - accuracy)", flush=True)
+    print(headline(name, "scores are -ln(1 - accuracy)"), flush=True)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         rows = [trained(options, data, folder, "random", arch) for arch in children(options)]

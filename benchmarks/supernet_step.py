@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _measure import MIB, machine, medians, saved_bytes, take_turns
+from _measure import MIB, headline, machine, medians, saved_bytes, take_turns
 from tabulate import tabulate
 from torch import Tensor, nn
 
@@ -185,7 +185,7 @@ def main() -> None:
         table.append([name, row["seconds"], row["time_ratio"], row["saved_bytes"] / MIB, row["saved_ratio"], row["images_per_second"]])
         table[-1] += [100 * row["gates_share"], 100 * row["outside_share"]]
     device = torch.device(options.device)
-    print(f"{space.name} at {options.size}x{options.size}, batch {options.batch}, {machine(device)}")
+    print(headline(f"{space.name} at {options.size}x{options.size}, batch {options.batch}", machine(device)))
     print(tabulate(table, header, floatfmt=("", ".3f", ".2f", ".1f", ".2f", ".1f", ".2f", ".1f")))
     images = torch.randn(options.batch, 3, options.size, options.size, device=device)
     ratio = select_ratio(space, images, options.rounds)

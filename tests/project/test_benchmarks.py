@@ -13,6 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import mobile_cv_nas as nas
+from mobile_cv_nas.engine import about
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -28,8 +29,9 @@ def _threads():
 
 @pytest.fixture
 def load(monkeypatch):
-    """Imports a module of benchmarks/."""
+    """Imports a module of benchmarks/, where the processor has a long name: some have, and what a test prints must not hang on it."""
     monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(about, "processor", lambda: "Name(R) of a Processor 9999X with 128-Core Graphics @ 2.90GHz")
     yield importlib.import_module
     for name in [name for name, module in sys.modules.items() if str(BENCHMARKS) in str(getattr(module, "__file__", ""))]:
         del sys.modules[name]
@@ -38,6 +40,14 @@ def load(monkeypatch):
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def test_headlines_fit(load):
+    module = load("_measure")
+    lines = module.headline(module.machine(torch.device("cpu")), "a space, batch 8 at 224x224").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert " ".join(lines).endswith(f"{torch.get_num_threads()} threads, torch {torch.__version__}; a space, batch 8 at 224x224")
+    assert lines[0].startswith("Name(R) of a Processor")
 
 
 def test_saved_bytes_of_a_layer(load):
