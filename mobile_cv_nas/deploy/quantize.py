@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import require
 from .calibrate import within
 from .file_network import as_input
+from .hard_swish import hard_activations
 from .interface import INPUT, Interface
 from .onnx import quiet
 
@@ -60,7 +61,10 @@ def quantize_onnx(
             # not CalibMaxIntermediateOutputs: in onnxruntime 1.32 it drops what it has collected
             extra_options={"CalibStridedMinMax": _AT_ONCE},
         )
-    _keep_metadata(onnx, source, target, weight_bits)
+    new = onnx.load(str(target))
+    hard_activations(onnx, new.graph)
+    _keep_metadata(onnx.load(str(source)), new, weight_bits)
+    onnx.save(new, str(target))
 
 
 def _reader(quantization: Any, interface: Interface, images: Sequence[Tensor]) -> Any:
@@ -117,11 +121,9 @@ def _excluded(graph: Any, keep_float: Sequence[str]) -> list[str]:
     return [node.name for node in graph.node if node.name not in between or node.name in kept]
 
 
-def _keep_metadata(onnx: Any, source: Path, target: Path, weight_bits: int) -> None:
+def _keep_metadata(old: Any, new: Any, weight_bits: int) -> None:
     """The float file's word on itself, and nothing else."""
-    old, new = onnx.load(str(source)), onnx.load(str(target))
     del new.metadata_props[:]
     new.metadata_props.extend(old.metadata_props)
     new.metadata_props.add(key="int8", value="true")
     new.metadata_props.add(key="weight_bits", value=str(weight_bits))
-    onnx.save(new, str(target))

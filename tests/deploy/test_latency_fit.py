@@ -17,6 +17,7 @@ from spaces import TINY, parsed, samples
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.commands.latency import main as latency
+from mobile_cv_nas.deploy.latency import fit
 from mobile_cv_nas.deploy.latency.check import agreement, check_table
 from mobile_cv_nas.deploy.latency.features import FEATURES
 from mobile_cv_nas.deploy.latency.fit import fit_table, match, operators_of
@@ -126,6 +127,18 @@ def test_profiles_of_a_few_networks_do_as_well() -> None:
     operators = operators_of(manifest.samples[0], manifest)
     with pytest.raises(InputError, match=r"a profile has 1 convolutions, and its network \d+"):
         match(operators, [["Conv", [], [], 1.0]])
+
+
+def test_a_processor_that_whole_vectors_are_cheap_for() -> None:
+    """As of int8 depthwise convolutions on AVX-512: twice as long a multiply-accumulate where channels are no multiple of 16."""
+    shapes = [(c, side, stride) for c in (8, 16, 24, 32, 40, 64, 96, 200) for side in (8, 16, 28) for stride in (1, 2)]
+    rows = []
+    for c, side, stride in shapes:
+        one = Operator("depthwise", float(c), float(c), float(side**2), float((side // stride) ** 2), 5, c)
+        rows.append((one, 5e-8 * float(one.macs) * (2 if c % 16 else 1)))
+    found = fit._of_nodes(rows)
+    for one, spent in rows:
+        assert sum(value * float(FEATURES[name](one)) for name, value in found.items()) == pytest.approx(spent, rel=0.05, abs=2e-4)
 
 
 def test_operators_of_a_head_are_found_by_their_shapes() -> None:

@@ -19,7 +19,15 @@ from mobile_cv_nas.networks.extreme import extreme
 from mobile_cv_nas.nn.heads import HeadDef
 from mobile_cv_nas.search.goal import Goal, check_target
 from mobile_cv_nas.search.memory import ENUMERATED, PeakMemory, _Bound, _peak
-from mobile_cv_nas.search.objective import Summed, forget_objective, objective_of, parse_limits, parse_target, register_objective
+from mobile_cv_nas.search.objective import (
+    Summed,
+    forget_objective,
+    objective_of,
+    parse_limits,
+    parse_target,
+    register_objective,
+    with_table,
+)
 from mobile_cv_nas.search.options import SearchOptions
 
 HEAD = HeadDef("classifier", 10)
@@ -240,6 +248,17 @@ def test_expected_peak_memory_is_exact_where_it_is_enumerated_and_bounded_elsewh
         learns = {name for name, alpha in supernet.alphas().items() if alpha.grad is not None and alpha.grad.any()}
         assert {"input_size", "s1b0.block", "s1b0.hidden", "s2b0.hidden"} <= learns  # widths of small maps have no part in the peak
     assert not memory.exact(nas.build_supernet(parsed(DEEP), head=HEAD))
+
+
+@pytest.mark.parametrize(
+    ("target", "objective", "limits", "kept"),
+    [(8.0, "latency", (), True), (6e4, "macs", {"latency": "8 ms"}, True), (6e4, "macs", {"params": "4k"}, False)],
+)
+def test_a_run_keeps_the_content_of_its_table(target, objective, limits, kept) -> None:
+    """Where milliseconds are its target or a limit: the file may change or go before the run goes on."""
+    table = nas.LatencyTable.load("digits_onnxruntime_fp32")
+    found = with_table(SearchOptions(target, objective, table="digits_onnxruntime_fp32", limits=limits)).table
+    assert found == (table.to_dict() if kept else "digits_onnxruntime_fp32")
 
 
 def test_limits_are_at_most() -> None:

@@ -14,7 +14,7 @@ from spaces import DEEP, parsed
 
 import mobile_cv_nas as nas
 from mobile_cv_nas.nn.heads import HeadDef
-from mobile_cv_nas.search import evolve
+from mobile_cv_nas.search import evolve, sampling
 from mobile_cv_nas.search.evolve import Evolution
 from mobile_cv_nas.search.goal import DeriveError, Goal
 from mobile_cv_nas.search.judge import Judge, new_memory
@@ -64,6 +64,39 @@ def test_sane_widths_are_all_that_do_not_fall():
     for widths in itertools.product(*(choice.options for choice in choices)):
         picks = {choice.name: choice.options.index(width) for choice, width in zip(choices, widths)}
         assert is_sane(space, picks) == (widths in found)
+
+
+@pytest.mark.parametrize("sane", [False, True])
+def test_where_drawing_is_rare_archs_are_led(sane, monkeypatch):
+    """By draws of their own kind and by steps that stay in it; after the first miss each arch is drawn once before it is led."""
+    space, name = parsed(DEEP), "sane_picks" if sane else "uniform_picks"
+    goal, drawn, starts = goal_at(space, 0.97, 0.002), [], []
+    draw, led = getattr(sampling, name), sampling.led
+
+    def drawing(*given):
+        drawn.append(draw(*given))
+        return drawn[-1]
+
+    def leading(space, goal, start, rng, allowed):
+        starts.append(start)
+        assert (allowed is None) != sane
+        return led(space, goal, start, rng, allowed)
+
+    monkeypatch.setattr(sampling, "DRAWS", 7)
+    monkeypatch.setattr(sampling, name, drawing)
+    monkeypatch.setattr(sampling, "led", leading)
+    if not sane:
+        monkeypatch.setattr(sampling, "sane_picks", None)
+    archs = random_archs(space, goal, 4, random.Random(0), sane)
+    assert len(set(archs)) == 4
+    assert all(goal.met(arch.cost(10).macs) for arch in archs)
+    assert all(start in drawn for start in starts)
+    if sane:
+        for arch in archs:
+            own = [layer.channels[0] for layer in arch.layers if layer.names[0] != "skip"]
+            assert all(a <= b for a, b in itertools.pairwise(own)), own
+    else:
+        assert len(drawn) == 7 + 2 * len(starts) - 1  # nothing was drawn at the goal
 
 
 def test_too_few_archs_are_refused():

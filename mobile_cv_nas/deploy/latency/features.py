@@ -25,7 +25,7 @@ def _padded(one: Operator) -> Any:
 
 
 def _ragged(one: Operator) -> Any:
-    return one.c_in * one.in_area * (np.asarray(one.c_in) % _LANES != 0)
+    return np.asarray(one.c_in) % _LANES != 0
 
 
 FEATURES: dict[str, Callable[[Operator], Any]] = {
@@ -35,7 +35,8 @@ FEATURES: dict[str, Callable[[Operator], Any]] = {
     "read": lambda one: one.c_in * one.in_area,  # elements
     "written": lambda one: one.c_out * one.out_area,
     "weights": lambda one: one.weights,
-    "ragged": _ragged,  # elements read whose channels are no whole number of vectors
+    "ragged": lambda one: one.c_in * one.in_area * _ragged(one),  # elements read whose channels are no whole number of vectors
+    "ragged_macs": lambda one: one.macs * _ragged(one),  # macs of the same
 }
 
 

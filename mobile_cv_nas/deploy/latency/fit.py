@@ -38,7 +38,7 @@ _WHOLE: dict[str, tuple[str, ...]] = {
 }
 _OTHER = ("written",)  # additions and activations
 # Of single operators: each network has dozens of equations.
-_PROFILED = ("one", "macs", "padded", "read", "written", "weights", "ragged")
+_PROFILED = ("one", "macs", "padded", "read", "written", "weights", "ragged", "ragged_macs")
 _CONVOLUTIONS = ("Conv", "FusedConv", "QLinearConv", "ConvInteger")
 _LINEAR = ("Gemm", "FusedGemm", "MatMul", "QGemm", "QLinearMatMul", "FusedMatMul")
 _POOLS = ("GlobalAveragePool", "QLinearGlobalAveragePool", "ReduceMean")
