@@ -102,7 +102,7 @@ def _trim(known: _Graph, node: Any) -> None:
 def _in_integers(known: _Graph, node: Any) -> list[Any] | None:
     """x * min(max(x + 3, 0), 6) / 6, where x and the result are bytes; None where they are not.
 
-    Within a step of the result, and within two where its map reaches no more than a few hundredths above 0.
+    Beside the rounding of the result it is less than a step of it off, and less than two where x hardly reaches above 0.
     """
     x, y = node.input[0], node.output[0]
     read = known.range(known.writer.get(x))
